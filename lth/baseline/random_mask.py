@@ -1,0 +1,53 @@
+"""Control: the ticket's weight count, but neither its layers nor its connections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from lth.history import History
+from lth.mask import keep_top, remaining
+from lth.store.stored import Stored
+from lth.training import Training
+from lth.types import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomMask:
+    """As many weights as the ticket, drawn uniformly from all that pruning may touch.
+
+    Excluded layers stay whole, as in the ticket. Everything else is the dense
+    network's; span and data order are the ticket's.
+    """
+
+    draws: int = 1
+    searched: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+
+    def __call__(
+        self,
+        ticket: Training,
+        *,
+        history: History,
+        dense_start: TrainState,
+        fresh: Callable[[], TrainState],
+        stream: Callable[..., torch.Generator],
+        train: Callable[[Training], Stored],
+    ) -> Training:
+        free = [n for n in ticket.mask if n not in history.excluded]
+        scores = {
+            n: torch.rand(
+                ticket.mask[n].shape, generator=stream("mask", n), dtype=torch.float64
+            )
+            for n in free
+        }
+        everything = {n: torch.ones_like(ticket.mask[n]) for n in free}
+        count = remaining({n: ticket.mask[n] for n in free})
+        mask = {**ticket.mask, **keep_top(scores, everything, count)}
+        return ticket.replace(mask=mask, start=dense_start)

@@ -1,0 +1,73 @@
+"""Control: the ticket's connections with fresh values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from lth.history import History
+from lth.store.stored import Stored
+from lth.training import Training
+from lth.types import TrainState
+
+
+ORIGINS = ("init", "dense_k", "k")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomReinit:
+    """The ticket's mask on a fresh draw theta_0' of the whole network (Frankle & Carbin 2019).
+
+    Biases, norms and buffers are fresh too; the fan is the dense one. A new
+    theta_0' is drawn at every level and draw. ``origin``:
+
+    - ``init``: trained for all T steps from 0, warm-up included;
+    - ``dense_k``: theta_0' is first trained dense for k steps, then masked and
+      trained from k to T: the strict control for k > 0;
+    - ``k``: masked at once and trained from k to T (open_lth's default).
+
+    At k = 0 the three are bit-equal.
+    """
+
+    origin: str = "init"
+    draws: int = 1
+    searched: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.origin not in ORIGINS:
+            raise ValueError(f"origin: got {self.origin!r}, allowed: {', '.join(ORIGINS)}")
+        if self.draws < 1:
+            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+
+    def __call__(
+        self,
+        ticket: Training,
+        *,
+        history: History,
+        dense_start: TrainState,
+        fresh: Callable[[], TrainState],
+        stream: Callable[..., torch.Generator],
+        train: Callable[[Training], Stored],
+    ) -> Training:
+        k = history.rewind_step
+        theta = fresh()
+        rate = dataclasses.replace(ticket.learning_rate, hold=False)
+        if self.origin == "dense_k" and k > 0:
+            dense = ticket.replace(
+                mask={n: torch.ones_like(m) for n, m in ticket.mask.items()},
+                start=theta,
+                first_step=0,
+                last_step=k,
+                learning_rate=rate,
+            )
+            theta = train(dense).state("end")
+        return ticket.replace(
+            start=dataclasses.replace(theta, optimizer=None),
+            first_step=0 if self.origin == "init" else k,
+            last_step=history.train_steps,
+            learning_rate=rate,
+        )

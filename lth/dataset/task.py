@@ -1,0 +1,80 @@
+"""A data set made ready for one seed: resident splits, normalisation, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Split(Protocol):
+    """Anything with a length that gathers examples by index.
+
+    ``gather(indices)`` takes int64 indices (B,) on the split's device and gives
+    ``x`` (B, C, H, W) float32, normalised, and ``y`` (B,) int64 on that device.
+    ``labels`` are all of the ``y`` (n,).
+    """
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """A split whose examples lie on the device.
+
+    ``x`` (N, C, H, W) uint8 or float32 is shared by all splits and seeds;
+    ``index`` (n,) says which rows are this split's; ``y`` (n,) are its labels;
+    ``mean`` and ``std`` are (1, C, 1, 1) in units of ``x``.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        return self.y
+
+    def __len__(self) -> int:
+        return self.index.numel()
+
+    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.x[self.index[indices]]
+        x = x.float() if x.dtype != torch.float32 else x
+        return x.sub_(self.mean).div_(self.std), self.y[indices]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """What a Training learns from: the splits of one seed, the batch size, the augmentation.
+
+    ``spec`` is the canonical JSON that enters the Training's id: the data
+    set's options, the digest of its contents, the keys of its streams, the
+    batch size. ``crop`` is the padding of the random crop in pixels (0 = none);
+    ``flip`` mirrors half of the images left to right.
+    """
+
+    spec: Mapping[str, Any]
+    train: Split
+    validation: Split
+    test: Split
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    batch_size: int
+    crop: int = 0
+    flip: bool = False
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """floor(n / batch_size); the rest of each permutation is dropped."""
+        return len(self.train) // self.batch_size

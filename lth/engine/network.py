@@ -1,0 +1,144 @@
+"""A live network under a mask, on a device: what every engine loads, reads and evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lth.dataset.task import Split
+from lth.optimizer import build_optimizer, load_slots_, slots
+from lth.stream import generator
+from lth.training import Training, build_model
+from lth.types import Mask, TrainState, Weights
+
+CHUNK = 1000
+"""Examples per forward pass of an evaluation: bounds memory, fixed so that numbers do not move."""
+
+
+class Network:
+    """A module with the masked weights of a Training and its optimizer."""
+
+    def __init__(
+        self, training: Training, device: torch.device, *, channels_last: bool = False
+    ) -> None:
+        self.training = training
+        self.device = device
+        module = build_model(training.model, training.task, generator("module", "construction"))
+        self.module: nn.Module = module.to(device)
+        if channels_last:
+            self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parameters = dict(self.module.named_parameters())
+        self.buffers = dict(self.module.named_buffers())
+        self.optimizer = build_optimizer(training.optimizer, self.module)
+        self.base_rates = [float(g["lr"]) for g in self.optimizer.param_groups]
+        self.mask: Mask = {}
+        self._masked: list[nn.Parameter] = []
+        self._values: list[Tensor] = []
+        self._factors: list[Tensor] = []
+
+    @torch.no_grad()
+    def load(self, state: TrainState, mask: Mask) -> None:
+        """Copy a state in and fix the mask; the optimizer gets its slots or starts fresh."""
+        _copy(self.parameters, state.weights, "weights")
+        _copy(self.buffers, state.buffers, "buffers")
+        load_slots_(self.optimizer, self.module, state.optimizer)
+        self.mask = mask
+        # A full mask multiplies by ones, which is exact, so it can be left out.
+        partial = [n for n in mask if not bool(mask[n].all())]
+        self._masked = [self.parameters[n] for n in partial]
+        self._values = [p.data for p in self._masked]
+        self._factors = [mask[n].to(self.device, self._masked[0].dtype) for n in partial]
+        self.mask_weights_()
+
+    @torch.no_grad()
+    def mask_weights_(self) -> None:
+        """Multiply the weights by the mask."""
+        if self._factors:
+            torch._foreach_mul_(self._values, self._factors)
+
+    @torch.no_grad()
+    def mask_gradients_(self) -> None:
+        """Multiply the gradients by the mask, so that momentum and clipping see survivors only."""
+        if self._factors:
+            torch._foreach_mul_([_gradient(p) for p in self._masked], self._factors)
+
+    def state(self, step: int, *, optimizer: bool) -> TrainState:
+        """A copy of everything on the CPU, in ordinary memory format."""
+        return TrainState(
+            step=step,
+            weights={n: _detached(p) for n, p in self.parameters.items()},
+            buffers={n: _detached(b) for n, b in self.buffers.items()},
+            optimizer=slots(self.optimizer, self.module) if optimizer else None,
+        )
+
+    def set_rate(self, multiplier: float) -> None:
+        """Scale the optimizer's base learning rate."""
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * multiplier
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bf16 where the Training asks for it."""
+        if self.training.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    @torch.no_grad()
+    def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Per-example cross-entropy (float32) and predicted class, in eval mode, on the CPU."""
+        was_training = self.module.training
+        self.module.eval()
+        losses, classes = [], []
+        with self.autocast():
+            for indices in torch.arange(len(split), device=self.device).split(CHUNK):
+                x, y = split.gather(indices)
+                logits = self.module(x).float()
+                losses.append(F.cross_entropy(logits, y, reduction="none"))
+                classes.append(logits.argmax(1))
+        self.module.train(was_training)
+        return torch.cat(losses).cpu(), torch.cat(classes).cpu()
+
+    def gradient(self, x: Tensor, y: Tensor, seed: int) -> Weights:
+        """The gradient for all weights, pruned ones too; the training is left untouched.
+
+        Buffers are copies (BatchNorm in train mode writes to them) and the
+        global generator is put back.
+        """
+        parameters = {n: p.detach().clone().requires_grad_() for n, p in self.parameters.items()}
+        buffers = {n: b.clone() for n, b in self.buffers.items()}
+        devices: Sequence[torch.device] = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), self.autocast():
+            torch.manual_seed(seed)
+            logits = torch.func.functional_call(self.module, (parameters, buffers), (x,))
+            loss = F.cross_entropy(logits.float(), y, label_smoothing=self.training.label_smoothing)
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        return {
+            n: torch.zeros_like(p) if g is None else g
+            for (n, p), g in zip(parameters.items(), gradients, strict=True)
+        }
+
+
+def _copy(targets: dict[str, Tensor] | dict[str, nn.Parameter], source: Weights, what: str) -> None:
+    if targets.keys() != source.keys():
+        odd = sorted(targets.keys() ^ source.keys())
+        raise ValueError(f"the {what} of a state do not fit the model: {', '.join(odd)}")
+    for name, target in targets.items():
+        if target.shape != source[name].shape:
+            raise ValueError(
+                f"{name}: got shape {tuple(source[name].shape)}, the model has "
+                f"{tuple(target.shape)}"
+            )
+        target.copy_(source[name])
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().clone()
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    if parameter.grad is None:
+        raise ValueError("a masked weight takes no part in the loss, so it has no gradient")
+    return parameter.grad

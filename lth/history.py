@@ -1,0 +1,92 @@
+"""What pruning, rewinding and controls may look at: the states that training left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lth.store.stored import Stored
+from lth.types import Mask, TrainState
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class History:
+    """The dense network's and the parent level's Trainings, read from the store when asked.
+
+    ``rewind_step`` is k, ``train_steps`` is T, both in updates; ``prune_at`` is
+    the state of the parent that is scored (``end``, ``early_stop`` or a step).
+    ``layers`` are the types of all prunable layers; ``excluded`` those that are
+    never pruned. ``updates_per_epoch`` counts steps written in epochs.
+    """
+
+    dense: Stored
+    parent: Stored
+    rewind_step: int
+    train_steps: int
+    layers: Mapping[str, str]
+    updates_per_epoch: int
+    prune_at: str | int = "end"
+    excluded: frozenset[str] = frozenset()
+    _read: dict[tuple[str, str], TrainState] = field(default_factory=dict, repr=False)
+
+    @property
+    def initial(self) -> TrainState:
+        """theta_0: the dense network at initialisation."""
+        return self._state(self.dense, "start")
+
+    @property
+    def rewound(self) -> TrainState:
+        """theta_k: the dense network at ``rewind_step``."""
+        return self.initial if self.rewind_step == 0 else self.kept(self.rewind_step)
+
+    @property
+    def dense_end(self) -> TrainState:
+        """The dense network when its training ended."""
+        return self._state(self.dense, "end")
+
+    @property
+    def parent_start(self) -> TrainState:
+        """What the parent level started from, masked."""
+        return self._state(self.parent, "start")
+
+    @property
+    def parent_end(self) -> TrainState:
+        """Where the parent level ended, masked."""
+        return self._state(self.parent, "end")
+
+    @property
+    def scored(self) -> TrainState:
+        """The parent's state that a criterion scores."""
+        if self.prune_at == "end":
+            return self.parent_end
+        if isinstance(self.prune_at, int) and self.prune_at == self.parent.done["first_step"]:
+            return self.parent_start
+        return self._state(self.parent, str(self.prune_at))
+
+    @property
+    def mask(self) -> Mask:
+        """The parent's mask."""
+        return self.parent.mask()
+
+    def kept(self, step: int) -> TrainState:
+        """The dense network at ``step``; KeyError where that state was not kept."""
+        return self._state(self.dense, str(step))
+
+    def of_dense(self) -> History:
+        """The same history with the dense network as the parent."""
+        return History(
+            dense=self.dense,
+            parent=self.dense,
+            rewind_step=self.rewind_step,
+            train_steps=self.train_steps,
+            layers=self.layers,
+            updates_per_epoch=self.updates_per_epoch,
+            prune_at=self.prune_at,
+            excluded=self.excluded,
+        )
+
+    def _state(self, stored: Stored, when: str) -> TrainState:
+        key = (stored.id, when)
+        if key not in self._read:
+            self._read[key] = stored.state(when)
+        return self._read[key]

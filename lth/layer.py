@@ -1,0 +1,51 @@
+"""What of a network may be pruned: the weights of its Linear and Conv layers."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+Kinds = Mapping[str, str]
+"""Prunable parameter name -> ``conv``, ``linear`` or ``output``, in module order."""
+
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def kinds(model: nn.Module) -> dict[str, str]:
+    """The prunable weights of ``model`` and the type of their layer.
+
+    ``output`` is the last Linear layer in module order, or the last layer of
+    all where the network has no Linear. Biases and norms are never prunable.
+    Raises ValueError where the network has no prunable weight.
+    """
+    found = {
+        f"{name}.weight" if name else "weight": "conv" if isinstance(m, _CONV) else "linear"
+        for name, m in model.named_modules()
+        if isinstance(m, (*_CONV, nn.Linear))
+    }
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no Linear or Conv layer to prune")
+    linears = [name for name, kind in found.items() if kind == "linear"]
+    found[(linears or list(found))[-1]] = "output"
+    return found
+
+
+def matches(name: str, kind: str, pattern: str) -> bool:
+    """Whether a layer is meant by ``pattern``: its name (with ``*``) or its type."""
+    return pattern == kind or fnmatch.fnmatchcase(name, pattern)
+
+
+def select(layers: Kinds, patterns: Iterable[str]) -> list[str]:
+    """The names that any pattern means; ValueError for a pattern that means none."""
+    chosen: list[str] = []
+    for pattern in patterns:
+        hits = [n for n, kind in layers.items() if matches(n, kind, pattern)]
+        if not hits:
+            raise ValueError(
+                f"got {pattern!r}, allowed: a layer type ({', '.join(sorted(set(layers.values())))})"
+                f" or a name with * ({', '.join(layers)})"
+            )
+        chosen += hits
+    return [n for n in layers if n in chosen]

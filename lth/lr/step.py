@@ -1,0 +1,33 @@
+"""A learning rate that drops at milestones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lth.step import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiStep:
+    """``gamma`` to the number of ``milestones`` that lie at or before the step.
+
+    Milestones are steps (``20000it``, ``80ep``): the update with that absolute
+    number is the first one at the lower rate.
+    """
+
+    milestones: Sequence[Step | str]
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        try:
+            parsed = tuple(Step.parse(m) for m in self.milestones)
+        except ValueError as error:
+            raise ValueError(f"milestones: {error}") from None
+        object.__setattr__(self, "milestones", parsed)
+        if not self.gamma > 0:
+            raise ValueError(f"gamma: got {self.gamma}, allowed: above 0")
+
+    def __call__(self, step: int, total: int) -> float:
+        passed = sum(step >= m.iterations for m in self.milestones)  # type: ignore[union-attr]
+        return float(self.gamma**passed)

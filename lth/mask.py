@@ -1,0 +1,105 @@
+"""Pure mask algebra. A mask maps parameter names to bool tensors; True = kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from lth.types import Mask, Scores, TrainState, Weights
+
+
+def full(weights: Weights, names: Iterable[str]) -> dict[str, Tensor]:
+    """The dense mask: all True on ``names``."""
+    return {n: torch.ones(weights[n].shape, dtype=torch.bool) for n in names}
+
+
+def remaining(mask: Mask) -> int:
+    """How many weights are kept."""
+    return sum(int(m.sum()) for m in mask.values())
+
+
+def size(mask: Mask) -> int:
+    """How many weights the mask covers, kept or not."""
+    return sum(m.numel() for m in mask.values())
+
+
+def density(mask: Mask) -> float:
+    """Kept / all, a fraction in (0, 1]."""
+    return remaining(mask) / size(mask)
+
+
+def nested(child: Mask, parent: Mask) -> bool:
+    """Whether every weight that ``child`` keeps is kept by ``parent``."""
+    return child.keys() == parent.keys() and all(
+        not bool((child[n] & ~parent[n]).any()) for n in child
+    )
+
+
+def overlap(a: Mask, b: Mask) -> dict[str, float]:
+    """Intersection over union per layer, 1.0 where both are empty."""
+    result = {}
+    for name in a:
+        union = int((a[name] | b[name]).sum())
+        result[name] = int((a[name] & b[name]).sum()) / union if union else 1.0
+    return result
+
+
+def keep_top(scores: Scores, mask: Mask, count: int) -> dict[str, Tensor]:
+    """Keep exactly ``count`` of the weights that ``mask`` keeps: the highest scores.
+
+    Ranks all layers together, in the scores' own dtype. Ties go to the lower
+    index (layers in the mask's order, then the flat index). The result nests
+    in ``mask``. Raises ValueError where ``count`` exceeds the survivors or a
+    survivor's score is not a number.
+    """
+    names = list(mask)
+    alive = torch.cat([mask[n].flatten() for n in names])
+    flat = torch.cat([scores[n].flatten() for n in names])
+    where = alive.nonzero().flatten()
+    values = flat[where]
+    if not 0 <= count <= where.numel():
+        raise ValueError(f"cannot keep {count} of {where.numel()} surviving weights")
+    if bool(values.isnan().any()):
+        raise ValueError("a score is not a number, so weights cannot be ranked")
+    order = torch.argsort(values, descending=True, stable=True)[:count]
+    kept = torch.zeros_like(alive)
+    kept[where[order]] = True
+    parts = kept.split([mask[n].numel() for n in names])
+    return {n: part.reshape(mask[n].shape) for n, part in zip(names, parts, strict=True)}
+
+
+def apply(weights: Weights, mask: Mask) -> dict[str, Tensor]:
+    """A copy of ``weights`` that is exactly 0.0 where ``mask`` is False."""
+    return {
+        n: torch.where(mask[n], w, torch.zeros_like(w)) if n in mask else w.clone()
+        for n, w in weights.items()
+    }
+
+
+def apply_state(state: TrainState, mask: Mask) -> TrainState:
+    """``state`` with masked weights and masked optimiser slots; buffers are copied."""
+    optimizer = state.optimizer
+    if optimizer is not None:
+        optimizer = {
+            key: _masked_slot(value, mask.get(key.rpartition("/")[0]))
+            for key, value in optimizer.items()
+        }
+    return TrainState(
+        step=state.step,
+        weights=apply(state.weights, mask),
+        buffers={n: b.clone() for n, b in state.buffers.items()},
+        optimizer=optimizer,
+    )
+
+
+def _masked_slot(value: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None or value.shape != mask.shape:
+        return value.clone()
+    return torch.where(mask, value, torch.zeros_like(value))
+
+
+def layer_densities(mask: Mask) -> Mapping[str, float]:
+    """Kept / all for each layer."""
+    return {n: int(m.sum()) / m.numel() for n, m in mask.items()}

@@ -1,0 +1,293 @@
+"""The seams: what each kind of component takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from lth.dataset.task import Split
+from lth.runtime import Runtime
+from lth.training import Training
+from lth.types import Mask, Metrics, Scores, TrainState, Weights
+
+if TYPE_CHECKING:
+    from lth.history import History
+    from lth.store.stored import Stored
+
+
+@runtime_checkable
+class Init(Protocol):
+    """Fills a module's parameters in place, from ``generator`` alone."""
+
+    def __call__(self, model: nn.Module, *, generator: torch.Generator) -> None: ...
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """Scores every weight of ``mask``; higher = keep. Knows nothing of budgets.
+
+    ``forward(state, x)`` runs the network; ``batches()`` iterates over the
+    level's training batches.
+    """
+
+    def __call__(
+        self,
+        history: History,
+        mask: Mask,
+        *,
+        forward: Callable[[TrainState, Tensor], Tensor],
+        batches: Callable[[], Iterator[tuple[Tensor, Tensor]]],
+        generator: torch.Generator,
+    ) -> Scores: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """How one level is pruned: whose weights, and how much.
+
+    A layer with rate p keeps ``(1 - p) ** times`` of its parent's survivors.
+    Where ``density`` (kept / all prunable, absolute) is given instead,
+    ``times`` is solved for.
+    """
+
+    parent: int
+    rate: float
+    times: int = 1
+    density: float | None = None
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """Gives each level its parent and its rate."""
+
+    def __call__(self, level: int) -> Pruning: ...
+
+
+@runtime_checkable
+class Allocation(Protocol):
+    """Spends the budget: a mask nested in ``mask`` with exactly the promised counts.
+
+    ``layers`` are the types of the layers in ``mask``. ``keep`` is the total
+    number of weights to keep, where a target density fixes it; else ``rate``
+    and ``times`` do.
+    """
+
+    def __call__(
+        self,
+        scores: Scores,
+        mask: Mask,
+        *,
+        layers: Mapping[str, str],
+        rate: float,
+        times: int,
+        keep: int | None,
+    ) -> Mask: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Restart:
+    """Where a training begins: a state, the span of its updates, its schedule held or not."""
+
+    state: TrainState
+    first_step: int
+    last_step: int
+    hold: bool = False
+
+
+@runtime_checkable
+class Rewind(Protocol):
+    """What the survivors start from, read from the history."""
+
+    def __call__(self, history: History) -> Restart: ...
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """Makes a control out of a ticket's Training.
+
+    ``draws`` says how many independent ones; ``searched`` whether the control
+    uses what the search found (then the search's cost is its cost too).
+    ``dense_start`` is where the ticket's own rewinding would put the dense
+    network, unmasked. ``fresh()`` draws a new theta_0 and ``stream(*purpose)``
+    gives generators, both keyed by seed, level and draw. ``train`` returns a
+    Training's stored result, trained now if need be.
+    """
+
+    draws: int
+    searched: bool
+
+    def __call__(
+        self,
+        ticket: Training,
+        *,
+        history: History,
+        dense_start: TrainState,
+        fresh: Callable[[], TrainState],
+        stream: Callable[..., torch.Generator],
+        train: Callable[[Training], Stored],
+    ) -> Training: ...
+
+
+@dataclass(kw_only=True, eq=False)
+class Record:
+    """What a Training has produced so far; a checkpoint holds all of it.
+
+    ``states`` are named ``early_stop`` or by step (``500``). ``predictions``
+    maps ``<split>/<when>/<class|loss>`` to one value per example. ``probes``
+    holds one list of rows per probe.
+    """
+
+    metrics: Metrics = field(default_factory=list)
+    states: dict[str, TrainState] = field(default_factory=dict)
+    predictions: dict[str, Tensor] = field(default_factory=dict)
+    probes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    early_stop_step: int | None = None
+    status: str = "running"
+    seconds: float = 0.0
+
+
+class Moment(Protocol):
+    """A training seen at one step, after ``step`` updates and before the next."""
+
+    training: Training
+    step: int
+    mask: Mask
+
+    def state(self, *, optimizer: bool = False) -> TrainState:
+        """A copy of the network (and the optimizer's slots) on the CPU."""
+        ...
+
+    def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Per-example loss (float32) and predicted class (int64) in eval mode, on the CPU."""
+        ...
+
+    def batch_loss(self) -> float:
+        """Mean training loss over the updates since this was last asked; NaN if none."""
+        ...
+
+    def pending_loss(self) -> tuple[float, int]:
+        """Sum and count of the training losses since ``batch_loss`` was last asked."""
+        ...
+
+    def gradient(self) -> Weights:
+        """The dense gradient at this step's batch; changes nothing in the training."""
+        ...
+
+    def module(self) -> nn.Module:
+        """The live module, to be looked at only."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Change:
+    """A new state and mask, from an event of ``Training.events``."""
+
+    state: TrainState
+    mask: Mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Ends the training at this step."""
+
+
+@runtime_checkable
+class Event(Protocol):
+    """Something that happens at declared steps between updates."""
+
+    def steps(self, training: Training) -> Iterable[int]: ...
+
+    def __call__(self, moment: Moment, record: Record) -> Change | Stop | None: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What an engine gives for one Training. ``end`` is its last state, ``mask`` its last mask."""
+
+    training: Training
+    end: TrainState
+    mask: Mask
+    record: Record
+    numerics: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Resume:
+    """A training caught in the middle: its state with optimizer slots, its mask, its record.
+
+    ``pending_loss``: sum and count of the training losses not yet reported.
+    """
+
+    state: TrainState
+    mask: Mask
+    record: Record
+    pending_loss: tuple[float, int] = (0.0, 0)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Trains cohorts. Every engine agrees with ``loop`` within a stated tolerance."""
+
+    def groups(self, cohort: Sequence[Training]) -> Sequence[Sequence[Training]]:
+        """Which Trainings are trained (and recomputed) together."""
+        ...
+
+    def numerics(self, runtime: Runtime, training: Training) -> dict[str, Any]:
+        """The engine's choices and the runtime's."""
+        ...
+
+    def train(
+        self,
+        group: Sequence[Training],
+        *,
+        events: Callable[[Training], Sequence[Event]],
+        resume: Callable[[Training], Resume | None],
+        runtime: Runtime,
+    ) -> Iterator[Result]: ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Keeps each Training once, under its id; ``put`` is atomic."""
+
+    def get(self, training_id: str) -> Stored | None:
+        """The verified Training, or None; DamagedError names a file that is not as stored."""
+        ...
+
+    def put(self, result: Result, *, observed: Mapping[str, Any]) -> Stored: ...
+
+    def amend(self, stored: Stored, states: Mapping[str, TrainState]) -> Stored:
+        """Add kept states to a stored Training."""
+        ...
+
+    def discard(self, training_id: str) -> None: ...
+
+    def lock(self, training_id: str, *, wait: bool) -> AbstractContextManager[bool]:
+        """Hold the Training for this process; gives False where another one does."""
+        ...
+
+    def load_checkpoint(self, training: Training, numerics: Mapping[str, Any]) -> Resume | None: ...
+
+    def save_checkpoint(
+        self, training: Training, resume: Resume, numerics: Mapping[str, Any]
+    ) -> None: ...
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Mirrors a run while it happens; never read from."""
+
+    def open(self, plan: Mapping[str, Any]) -> None: ...
+
+    def progress(self, row: Mapping[str, Any]) -> None: ...
+
+    def write(self, row: Mapping[str, Any]) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def close(self, status: str) -> None: ...

@@ -1,0 +1,351 @@
+"""The search for a ticket: [train -> prune -> rewind]* over levels, with its controls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lth import layer
+from lth import mask as masks
+from lth.complete import Watch, Workshop
+from lth.dataset.task import Task
+from lth.engine.batches import Batches
+from lth.event.keep import EARLY_STOP
+from lth.history import History
+from lth.protocol import Allocation, Baseline, Criterion, Event, Init, Rewind, Schedule
+from lth.spec import Json, spec
+from lth.store.stored import Stored
+from lth.stream import generator
+from lth.training import LearningRate, Training, build_model, initial_state
+from lth.types import Mask, TrainState
+
+TICKET = "ticket"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """One stored Training of a run and its place in it.
+
+    ``search_steps`` are the updates spent to obtain its mask; ``options`` is
+    the canonical spec of a control, None for the ticket.
+    """
+
+    seed: int
+    variant: str
+    draw: int
+    level: int
+    parent_level: int | None
+    search_steps: int
+    options: Json
+    training: Training
+    stored: Stored
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Search:
+    """One lottery-ticket experiment over several seeds. All steps are in updates.
+
+    ``tasks`` holds one Task per seed; ``streams`` overrides the seed of single
+    streams (``init``, ``order``, ``augment``, ``module``, ``control``).
+    ``order`` is ``per_level`` (a new data order at every level, shared by all
+    variants of it) or ``shared``. ``baseline_levels`` says at which levels
+    controls are trained.
+    """
+
+    seeds: Sequence[int]
+    levels: int
+    tasks: Mapping[int, Task]
+    model: Callable[..., nn.Module]
+    init: Init
+    optimizer: Callable[..., torch.optim.Optimizer]
+    learning_rate: LearningRate
+    criterion: Criterion
+    allocation: Allocation
+    schedule: Schedule
+    rewind: Rewind
+    baselines: Mapping[str, Baseline]
+    eval_every: int
+    rewind_step: int = 0
+    prune_at: str | int = "end"
+    exclude: Sequence[str] = ()
+    baseline_levels: frozenset[int] | None = None
+    order: str = "per_level"
+    streams: Mapping[str, int] = field(default_factory=dict)
+    label_smoothing: float = 0.0
+    grad_clip: float | None = None
+    precision: str = "fp32"
+    watch: Watch = field(default_factory=Watch)
+    events: tuple[Event, ...] = ()
+
+    @property
+    def train_steps(self) -> int:
+        """T: the length of the dense training."""
+        return self.learning_rate.total
+
+    def layers(self) -> dict[str, str]:
+        """The types of the prunable layers, by name."""
+        task = self.tasks[self.seeds[0]]
+        return layer.kinds(build_model(self.model, task, generator("layers")))
+
+    def trainings_of(self, level: int) -> int:
+        """How many Trainings a level has, over all seeds."""
+        if level == 0:
+            return len(self.seeds)
+        controls = sum(b.draws for b in self.baselines.values())
+        return len(self.seeds) * (1 + (controls if self._has_controls(level) else 0))
+
+    def _has_controls(self, level: int) -> bool:
+        return level > 0 and (self.baseline_levels is None or level in self.baseline_levels)
+
+    def _seed(self, stream: str, seed: int) -> int:
+        return self.streams.get(stream, seed)
+
+    def theta_0(self, seed: int) -> TrainState:
+        """The dense network at initialisation."""
+        stream = generator("init", self._seed("init", seed))
+        return initial_state(self.model, self.tasks[seed], self.init, stream)
+
+    def dense(self, seed: int) -> Training:
+        """Level 0: the whole network, all T updates."""
+        start = self.theta_0(seed)
+        return Training(
+            task=self.tasks[seed],
+            model=self.model,
+            mask=masks.full(start.weights, self.layers()),
+            start=start,
+            last_step=self.train_steps,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            streams=self._streams(seed, 0),
+            eval_every=self.eval_every,
+            label_smoothing=self.label_smoothing,
+            grad_clip=self.grad_clip,
+            precision=self.precision,
+            events=self.events,
+        )
+
+    def _streams(self, seed: int, level: int) -> dict[str, tuple[int | str, ...]]:
+        at = level if self.order == "per_level" else 0
+        return {n: (n, self._seed(n, seed), at) for n in ("order", "augment", "module")}
+
+    def _forward(self, task: Task) -> Callable[[TrainState, Tensor], Tensor]:
+        module = build_model(self.model, task, generator("forward"))
+
+        def forward(state: TrainState, x: Tensor) -> Tensor:
+            values = {**state.weights, **state.buffers}
+            module.to(x.device)
+            moved = {n: v.to(x.device) for n, v in values.items()}
+            output: Tensor = torch.func.functional_call(module, moved, (x,))
+            return output
+
+        return forward
+
+    def prune(self, history: History, parent: Training, seed: int, level: int) -> Mask:
+        """The mask of ``level``, nested in its parent's.
+
+        Excluded layers stay whole and count as kept. Raises ValueError where a
+        target density cannot be reached.
+        """
+        pruning = self.schedule(level)
+        mask = history.mask
+        free = {n: m for n, m in mask.items() if n not in history.excluded}
+        device = getattr(parent.task.train.labels, "device", torch.device("cpu"))
+        draws = Batches(parent, device)
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            return (draws(step) for step in range(parent.task.updates_per_epoch))
+
+        scores = self.criterion(
+            history,
+            free,
+            forward=self._forward(parent.task),
+            batches=batches,
+            generator=generator("criterion", self._seed("control", seed), level),
+        )
+        keep = None
+        if pruning.density is not None:
+            fixed = sum(m.numel() for n, m in mask.items() if n in history.excluded)
+            keep = round(pruning.density * masks.size(mask)) - fixed
+            if keep < 0:
+                raise ValueError(
+                    f"densities: got {pruning.density}, allowed: at least "
+                    f"{fixed / masks.size(mask):.4g} (the excluded layers)"
+                )
+        pruned = self.allocation(
+            scores,
+            free,
+            layers={n: history.layers[n] for n in free},
+            rate=pruning.rate,
+            times=pruning.times,
+            keep=keep,
+        )
+        child = {n: pruned.get(n, m) for n, m in mask.items()}
+        assert masks.nested(child, mask)
+        return child
+
+    def ticket(self, history: History, mask: Mask, seed: int, level: int) -> Training:
+        """The rewound survivors, ready to be trained."""
+        restart = self.rewind(history)
+        return self.dense(seed).replace(
+            mask=mask,
+            start=restart.state,
+            first_step=restart.first_step,
+            last_step=restart.last_step,
+            learning_rate=dataclasses.replace(self.learning_rate, hold=restart.hold),
+            streams=self._streams(seed, level),
+        )
+
+    def control(
+        self,
+        baseline: Baseline,
+        ticket: Training,
+        history: History,
+        *,
+        seed: int,
+        level: int,
+        draw: int,
+        train: Callable[[Training], Stored],
+    ) -> Training:
+        """One draw of one control of a ticket."""
+        key = ("control", self._seed("control", seed), level, draw)
+
+        def fresh() -> TrainState:
+            return initial_state(self.model, ticket.task, self.init, generator(*key, "fresh"))
+
+        return baseline(
+            ticket,
+            history=history,
+            dense_start=self.rewind(history.of_dense()).state,
+            fresh=fresh,
+            stream=lambda *purpose: generator(*key, *purpose),
+            train=train,
+        )
+
+    def dense_watch(self) -> Watch:
+        """What later levels need of level 0: theta_k, with optimizer slots if they are rewound."""
+        saved = any(
+            getattr(r, "optimizer", "fresh") == "saved"
+            for r in [self.rewind, *(getattr(b, "rewind", None) for b in self.baselines.values())]
+        )
+        keep = {self.rewind_step} if self.rewind_step > 0 and self.levels > 0 else set()
+        return dataclasses.replace(
+            self.ticket_watch(),
+            keep=self.watch.keep | keep,
+            keep_optimizer=self.watch.keep_optimizer or (saved and bool(keep)),
+        )
+
+    def ticket_watch(self) -> Watch:
+        """What later levels need of a parent: the state that is scored."""
+        at_step = isinstance(self.prune_at, int)
+        return dataclasses.replace(
+            self.watch,
+            keep=self.watch.keep | ({int(self.prune_at)} if at_step else set()),
+            keep_early_stop=self.watch.keep_early_stop or self.prune_at == EARLY_STOP,
+        )
+
+    def run(self, workshop: Workshop) -> Iterator[list[Row]]:
+        """Complete the experiment level by level, and give each level's rows.
+
+        A diverged ticket ends its seed's later levels; a diverged control only
+        itself. What the store holds is not trained again.
+        """
+        excluded = frozenset(layer.select(self.layers(), self.exclude))
+        dense = {seed: self.dense(seed) for seed in self.seeds}
+        stored = workshop.complete(list(dense.values()), self.dense_watch())
+        rows = [
+            Row(
+                seed=seed,
+                variant=TICKET,
+                draw=0,
+                level=0,
+                parent_level=None,
+                search_steps=0,
+                options=None,
+                training=dense[seed],
+                stored=found,
+            )
+            for seed, found in zip(self.seeds, stored, strict=True)
+        ]
+        tickets: dict[tuple[int, int], Row] = {(r.seed, 0): r for r in rows}
+        yield rows
+        for level in range(1, self.levels + 1):
+            rows = self._level(level, tickets, excluded, workshop)
+            tickets |= {(r.seed, level): r for r in rows if r.variant == TICKET}
+            yield rows
+
+    def _level(
+        self,
+        level: int,
+        tickets: Mapping[tuple[int, int], Row],
+        excluded: frozenset[str],
+        workshop: Workshop,
+    ) -> list[Row]:
+        planned: list[Callable[[Stored], Row]] = []
+        trainings: list[Training] = []
+        watches: dict[str, Watch] = {}
+
+        def plan(training: Training, watch: Watch, **place: Any) -> None:
+            planned.append(lambda stored: Row(training=training, stored=stored, **place))
+            trainings.append(training)
+            watches.setdefault(training.id, watch)
+
+        for seed in self.seeds:
+            parent = tickets.get((seed, self.schedule(level).parent))
+            previous = tickets.get((seed, level - 1))
+            if parent is None or previous is None or previous.stored.status == "diverged":
+                continue
+            history = self.history(tickets[seed, 0].stored, parent.stored, seed, excluded)
+            mask = self.prune(history, parent.training, seed, level)
+            ticket = self.ticket(history, mask, seed, level)
+            cost = parent.search_steps + parent.training.updates
+            place = {"seed": seed, "level": level, "parent_level": parent.level}
+            plan(
+                ticket,
+                self.ticket_watch(),
+                variant=TICKET,
+                draw=0,
+                search_steps=cost,
+                options=None,
+                **place,
+            )
+            for name, baseline in self.baselines.items() if self._has_controls(level) else ():
+                for draw in range(baseline.draws):
+                    plan(
+                        self.control(
+                            baseline,
+                            ticket,
+                            history,
+                            seed=seed,
+                            level=level,
+                            draw=draw,
+                            train=lambda t: workshop.complete([t])[0],
+                        ),
+                        self.watch,
+                        variant=name,
+                        draw=draw,
+                        search_steps=cost if baseline.searched else 0,
+                        options=spec(baseline),
+                        **place,
+                    )
+        stored = workshop.complete(trainings, watches)
+        return [row(found) for row, found in zip(planned, stored, strict=True)]
+
+    def history(
+        self, dense: Stored, parent: Stored, seed: int, excluded: frozenset[str] = frozenset()
+    ) -> History:
+        """What may be looked at when a child of ``parent`` is made."""
+        return History(
+            dense=dense,
+            parent=parent,
+            rewind_step=self.rewind_step,
+            train_steps=self.train_steps,
+            layers=self.layers(),
+            updates_per_epoch=self.tasks[seed].updates_per_epoch,
+            prune_at=self.prune_at,
+            excluded=excluded,
+        )

@@ -1,0 +1,108 @@
+"""How a Training is put, read, amended and resumed, wherever its files lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from lth import mask as masks
+from lth.protocol import Result, Resume
+from lth.store import checkpoints
+from lth.store.stored import DONE, DamagedError, Stored, done_of, files_of, read_done, sealed
+from lth.store.tensors import encode_state
+from lth.training import Training
+from lth.types import TrainState
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class Folder(Protocol):
+    """The files of one Training. A write is atomic: the old bytes or the new."""
+
+    def read(self, name: str) -> bytes | None: ...
+
+    def describe(self, name: str) -> str: ...
+
+    def write(self, name: str, data: bytes) -> None: ...
+
+    def delete(self, names: Iterable[str]) -> None: ...
+
+    def names(self) -> list[str]: ...
+
+
+class BlobStore:
+    """The part of a store that does not depend on where bytes lie."""
+
+    def folder(self, training_id: str) -> Folder:
+        """Where a Training's files are; nothing is created."""
+        raise NotImplementedError
+
+    def get(self, training_id: str) -> Stored | None:
+        """The Training with every file verified, or None where it is not committed.
+
+        DamagedError names the first file that is not what was stored.
+        """
+        folder = self.folder(training_id)
+        data = folder.read(DONE)
+        if data is None:
+            return None
+        done = read_done(data, folder.describe(DONE))
+        if done["id"] != training_id:
+            raise DamagedError(folder.describe(DONE), "belongs to another Training")
+        return Stored(training_id, folder, done).verify()
+
+    def put(self, result: Result, *, observed: Mapping[str, Any]) -> Stored:
+        """Write every file, then commit with ``done.json``; the checkpoint goes."""
+        folder = self.folder(result.training.id)
+        files = files_of(result)
+        done = done_of(result, files, observed)
+        folder.delete([DONE])
+        for name, data in files.items():
+            folder.write(name, data)
+        folder.write(DONE, json.dumps(done, indent=1, sort_keys=True).encode())
+        folder.delete(set(folder.names()) - files.keys() - {DONE})
+        return Stored(result.training.id, folder, done)
+
+    def amend(self, stored: Stored, states: Mapping[str, TrainState]) -> Stored:
+        """Add kept states to a committed Training, and commit again."""
+        folder = self.folder(stored.id)
+        digests = dict(stored.done["files"])
+        own = stored.mask("start")
+        for name, state in states.items():
+            file = f"keep_{name}.safetensors"
+            data = encode_state(masks.apply_state(state, own), own)
+            folder.write(file, data)
+            digests[file] = hashlib.sha256(data).hexdigest()
+        done = sealed({**stored.done, "files": digests})
+        folder.write(DONE, json.dumps(done, indent=1, sort_keys=True).encode())
+        return Stored(stored.id, folder, done)
+
+    def discard(self, training_id: str) -> None:
+        """Forget a Training; ``done.json`` goes first."""
+        folder = self.folder(training_id)
+        folder.delete([DONE])
+        folder.delete(folder.names())
+
+    def load_checkpoint(self, training: Training, numerics: Mapping[str, Any]) -> Resume | None:
+        """Where a killed training was, or None where it has to start again.
+
+        DamagedError where there is a checkpoint that cannot be trusted.
+        """
+        folder = self.folder(training.id)
+        data = folder.read(CHECKPOINT)
+        if data is None:
+            return None
+        try:
+            return checkpoints.decode(data, training, numerics)
+        except (ValueError, KeyError) as error:
+            folder.delete([CHECKPOINT])
+            raise DamagedError(folder.describe(CHECKPOINT), str(error)) from None
+
+    def save_checkpoint(
+        self, training: Training, resume: Resume, numerics: Mapping[str, Any]
+    ) -> None:
+        """Replace the Training's checkpoint."""
+        data = checkpoints.encode(training, resume, numerics)
+        self.folder(training.id).write(CHECKPOINT, data)

@@ -1,0 +1,213 @@
+"""One Training as the store keeps it: named files of bytes, committed by ``done.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from lth import mask as masks
+from lth.protocol import Record, Result
+from lth.spec import Json, content_id, state_digest, tensor_digest
+from lth.store import tables, tensors
+from lth.training import Training
+from lth.types import Mask, Ticket, TrainState
+
+DONE = "done.json"
+
+
+class DamagedError(Exception):
+    """A stored file is not what was stored; says which and how."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class Blobs(Protocol):
+    """Where the files of one Training lie."""
+
+    def read(self, name: str) -> bytes | None: ...
+
+    def describe(self, name: str) -> str: ...
+
+
+class Stored:
+    """A committed Training. Every read is checked against the digest in ``done.json``."""
+
+    def __init__(self, training_id: str, blobs: Blobs, done: Mapping[str, Any]) -> None:
+        self.id = training_id
+        self.done = done
+        self._blobs = blobs
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; DamagedError where it is missing or differs."""
+        data = self._blobs.read(name)
+        if data is None:
+            raise DamagedError(self._blobs.describe(name), "missing")
+        if hashlib.sha256(data).hexdigest() != self.done["files"][name]:
+            raise DamagedError(self._blobs.describe(name), "does not match its SHA-256")
+        return data
+
+    def verify(self) -> Stored:
+        """Check every file; DamagedError names the first that is damaged."""
+        for name in self.done["files"]:
+            self.read(name)
+        return self
+
+    @property
+    def spec(self) -> Json:
+        """The canonical spec whose hash is the id."""
+        return json.loads(self.read("training.json"))["spec"]
+
+    @property
+    def status(self) -> str:
+        """``done`` or ``diverged``."""
+        return str(self.done["status"])
+
+    def mask(self, when: str = "end") -> dict[str, Tensor]:
+        """The mask at ``start`` or ``end`` (they differ only where the training changed it)."""
+        name = "mask_start.safetensors"
+        if when == "end" or name not in self.done["files"]:
+            name = "mask.safetensors"
+        return tensors.decode_mask(self.read(name))
+
+    def state(self, when: str | int) -> TrainState:
+        """``start``, ``end``, ``early_stop`` or the state kept at a step.
+
+        KeyError where it was not kept.
+        """
+        name = _state_file(str(when))
+        if name not in self.done["files"]:
+            raise KeyError(f"Training {self.id[:12]} keeps no state {when!r}")
+        if when not in ("start", "end") and "mask_start.safetensors" in self.done["files"]:
+            return tensors.decode_state(self.read(name), {})
+        return tensors.decode_state(self.read(name), self.mask(str(when)))
+
+    def kept(self) -> set[str]:
+        """The names of the kept states: ``early_stop`` and steps."""
+        names = (n for n in self.done["files"] if n.startswith("keep_"))
+        return {n.removeprefix("keep_").removesuffix(".safetensors") for n in names}
+
+    def ticket(self) -> Ticket:
+        """The mask and the start that this Training trained."""
+        return Ticket(mask=self.mask("start"), start=self.state("start"))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row per evaluation."""
+        return tables.decode(self.read("metrics.parquet"))
+
+    def predictions(self) -> dict[str, Any]:
+        """Columns ``split when index class loss`` as numpy arrays."""
+        return tables.columns(self.read("predictions.parquet"))
+
+    def probe(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a probe; KeyError where it did not run."""
+        if f"probe_{name}.parquet" not in self.done["files"]:
+            raise KeyError(f"Training {self.id[:12]} ran no probe {name!r}")
+        return tables.decode(self.read(f"probe_{name}.parquet"))
+
+
+def files_of(result: Result) -> dict[str, bytes]:
+    """Everything that a result stores, but ``done.json``."""
+    training, record = result.training, result.record
+    changed = tensor_digest(result.mask) != tensor_digest(training.mask)
+    spec_text = json.dumps({"id": training.id, "spec": training.spec}, indent=1, sort_keys=True)
+    files = {
+        "training.json": spec_text.encode(),
+        "mask.safetensors": tensors.encode_mask(result.mask),
+        "start.safetensors": tensors.encode_state(training.start, training.mask),
+        "end.safetensors": tensors.encode_state(
+            masks.apply_state(result.end, result.mask), result.mask
+        ),
+        "metrics.parquet": tables.encode_metrics(record.metrics),
+        "predictions.parquet": tables.encode_predictions(record.predictions),
+    }
+    if changed:
+        files["mask_start.safetensors"] = tensors.encode_mask(training.mask)
+    for name, state in record.states.items():
+        own: Mask = {} if changed else training.mask
+        files[_state_file(name)] = tensors.encode_state(masks.apply_state(state, own), own)
+    for name, rows in record.probes.items():
+        files[f"probe_{name}.parquet"] = tables.encode_rows(rows)
+    return files
+
+
+def done_of(result: Result, files: Mapping[str, bytes], observed: Mapping[str, Any]) -> Json:
+    """What ``done.json`` says of a result; see docs/store.md."""
+    training, record = result.training, result.record
+    density_mask = {n: m for n, m in result.mask.items() if n in training.mask}
+    end = masks.apply_state(result.end, result.mask)
+    return sealed(
+        {
+            "id": training.id,
+            "status": record.status,
+            "updates": result.end.step - training.first_step,
+            "first_step": training.first_step,
+            "last_step": training.last_step,
+            "density": masks.density(density_mask),
+            "layers": {
+                n: {"kept": int(m.sum()), "all": m.numel()} for n, m in density_mask.items()
+            },
+            "early_stop": _early_stop(record, training),
+            "final": _without_step(record.metrics[-1]),
+            "seconds": round(record.seconds, 3),
+            "numerics": dict(result.numerics),
+            "observed": dict(observed),
+            "digests": {
+                "mask": tensor_digest(result.mask),
+                "start": state_digest(training.start),
+                "end": state_digest(end),
+            },
+            "files": {n: hashlib.sha256(data).hexdigest() for n, data in files.items()},
+        }
+    )
+
+
+def sealed(done: dict[str, Any]) -> dict[str, Any]:
+    """``done`` with a digest of itself, so that a damaged one is noticed."""
+    body = {k: v for k, v in done.items() if k != "seal"}
+    return {**body, "seal": content_id(_finite(body))}
+
+
+def read_done(data: bytes, path: str) -> dict[str, Any]:
+    """A sealed ``done.json``; DamagedError where it is not what was written."""
+    try:
+        done: dict[str, Any] = json.loads(data)
+    except ValueError:
+        raise DamagedError(path, "is not JSON") from None
+    if not isinstance(done, dict) or done.get("seal") != sealed(done)["seal"]:
+        raise DamagedError(path, "does not match its digest")
+    return done
+
+
+def _early_stop(record: Record, training: Training) -> dict[str, Any] | None:
+    if record.early_stop_step is None:
+        return None
+    row = next(m for m in record.metrics if m["step"] == record.early_stop_step)
+    return {
+        "step": record.early_stop_step,
+        "censored": record.early_stop_step == training.last_step,
+        **_without_step(row),
+    }
+
+
+def _without_step(row: Mapping[str, float]) -> dict[str, float | None]:
+    return {k: _finite(v) for k, v in row.items() if k not in ("step", "batch_loss")}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what is not finite becomes None."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
+        return None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    return value
+
+
+def _state_file(when: str) -> str:
+    return f"{when}.safetensors" if when in ("start", "end") else f"keep_{when}.safetensors"

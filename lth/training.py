@@ -1,0 +1,164 @@
+"""A Training: a ticket together with all that decides its outcome."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from lth import mask as masks
+from lth.dataset.task import Task
+from lth.spec import Json, content_id, spec, state_digest, tensor_digest
+from lth.stream import Key
+from lth.types import Mask, TrainState
+
+STORE_VERSION = 1
+"""Enters every id. A change of numerics or of what a stored value means bumps it."""
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRate:
+    """The multiplier of the optimizer's base rate at each absolute step.
+
+    ``shape(step, total)``, times ``(step + 1) / warmup`` during the first
+    ``warmup`` steps (linear warm-up). ``hold`` gives every step the value of
+    the last one, ``total - 1`` (fine-tuning, low-rate rewinding).
+    """
+
+    shape: Callable[[int, int], float]
+    total: int
+    warmup: int = 0
+    hold: bool = False
+
+    def __call__(self, step: int) -> float:
+        if self.hold:
+            step = self.total - 1
+        scale = (step + 1) / self.warmup if step < self.warmup else 1.0
+        return scale * self.shape(step, self.total)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training:
+    """Everything that determines a result, and nothing else; ``id`` is its hash.
+
+    ``model(input_shape=..., num_classes=...)`` builds a plain module.
+    ``optimizer(params)`` builds an elementwise torch.optim optimizer. Updates
+    run from ``first_step`` to ``last_step`` in absolute numbering, which fixes
+    the learning rate, the batch and the evaluation grid of each. ``streams``
+    maps ``order``, ``augment`` and ``module`` to stream keys. ``eval_every``
+    (updates) is the grid on which early stopping is read. ``events`` may change
+    mask and state during the training; events that only watch are passed to
+    the engine instead. ``grad_clip`` bounds the global norm of the masked
+    gradient.
+    """
+
+    task: Task
+    model: Callable[..., nn.Module]
+    mask: Mask
+    start: TrainState
+    last_step: int
+    optimizer: Callable[..., torch.optim.Optimizer]
+    learning_rate: LearningRate
+    streams: Mapping[str, Key]
+    eval_every: int
+    first_step: int = 0
+    label_smoothing: float = 0.0
+    grad_clip: float | None = None
+    precision: str = "fp32"
+    events: tuple[Any, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first_step <= self.last_step:
+            raise ValueError(
+                f"last_step: got {self.last_step}, allowed: {self.first_step} (first_step) or more"
+            )
+        if self.eval_every < 1:
+            raise ValueError(f"eval_every: got {self.eval_every}, allowed: 1 update or more")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: got {self.precision!r}, allowed: {', '.join(PRECISIONS)}")
+        missing = {"order", "augment", "module"} - self.streams.keys()
+        if missing:
+            raise ValueError(f"streams: no key for {', '.join(sorted(missing))}")
+        # Stored states hold exact zeros where the mask is False, and so must this one.
+        object.__setattr__(self, "start", masks.apply_state(self.start, self.mask))
+
+    @property
+    def updates(self) -> int:
+        """How many optimiser updates this Training makes."""
+        return self.last_step - self.first_step
+
+    def grid(self) -> list[int]:
+        """The evaluation steps: multiples of ``eval_every``, the first and the last step."""
+        first, last, every = self.first_step, self.last_step, self.eval_every
+        inner = range(first + every - first % every, last, every)
+        return sorted({first, *inner, last})
+
+    @cached_property
+    def spec(self) -> Json:
+        """The canonical JSON that ``id`` hashes."""
+        return {
+            "version": STORE_VERSION,
+            "task": dict(self.task.spec),
+            "model": spec(self.model),
+            "mask": tensor_digest(self.mask),
+            "start": state_digest(self.start),
+            "first_step": self.first_step,
+            "last_step": self.last_step,
+            "learning_rate": spec(self.learning_rate),
+            "optimizer": spec(self.optimizer),
+            "streams": {name: list(key) for name, key in self.streams.items()},
+            "eval_every": self.eval_every,
+            "label_smoothing": spec(self.label_smoothing),
+            "grad_clip": spec(self.grad_clip),
+            "precision": self.precision,
+            "events": [spec(e) for e in self.events],
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 of the canonical spec; the Training's name in the store."""
+        return content_id(self.spec)
+
+    def replace(self, **changes: Any) -> Training:
+        """A copy with some fields changed (and an id of its own)."""
+        return dataclasses.replace(self, **changes)
+
+
+def build_model(
+    model: Callable[..., nn.Module], task: Task, generator: torch.Generator
+) -> nn.Module:
+    """Construct the module; parameters that no initialisation covers are drawn from ``generator``.
+
+    The global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        return model(input_shape=task.input_shape, num_classes=task.num_classes)
+
+
+def initial_state(
+    model: Callable[..., nn.Module],
+    task: Task,
+    init: Callable[..., None],
+    generator: torch.Generator,
+) -> TrainState:
+    """theta_0: a fresh network at step 0, drawn from ``generator`` alone."""
+    module = build_model(model, task, generator)
+    init(module, generator=generator)
+    return state_of(module, step=0)
+
+
+def state_of(module: nn.Module, *, step: int) -> TrainState:
+    """A copy of a module's parameters and buffers on the CPU."""
+    return TrainState(
+        step=step,
+        weights={n: p.detach().cpu().clone() for n, p in module.named_parameters()},
+        buffers={n: b.detach().cpu().clone() for n, b in module.named_buffers()},
+    )
