@@ -186,7 +186,7 @@ class Workshop:
         last = max(int(s) for s in states)
         self.say(f"replaying Training {training.id[:12]} to step {last} for its state there")
         keep = Keep(at=frozenset(int(s) for s in states), optimizer=watch.keep_optimizer)
-        events = [Evaluate(), keep, _StopAt(last)]
+        events: list[Event] = [Evaluate(), keep, _StopAt(last)]
         (result,) = self.engine.train(
             [training], events=lambda t: events, resume=lambda t: None, runtime=self.runtime
         )
@@ -195,7 +195,7 @@ class Workshop:
 
     def _replay_whole(self, training: Training, old: Stored, watch: Watch) -> Stored:
         self.say(f"replaying Training {training.id[:12]} to record what was not recorded")
-        steps = {int(s) for s in old.kept() if s != EARLY_STOP}
+        steps = {int(s) for s in old.kept() - {EARLY_STOP}}
         known = set(old.done["observed"]["probes"]) - watch.probes.keys()
         if known:
             raise ReplayError(
@@ -243,8 +243,10 @@ def _missing_states(stored: Stored, watch: Watch) -> set[str]:
     if stored.status == "diverged":
         return set()
     kept = stored.kept()
-    bare = {s for s in kept if s != EARLY_STOP and stored.state(s).optimizer is None}
-    wanted = watch.kept()
+    bare = {s for s in kept - {EARLY_STOP} if stored.state(s).optimizer is None}
+    reached = range(stored.done["first_step"], stored.done["last_step"] + 1)
+    # A step that the training never passes (0 of one that starts at k) cannot be kept.
+    wanted = {s for s in watch.kept() if s == EARLY_STOP or int(s) in reached}
     return (wanted - kept) | ({s for s in wanted & bare} if watch.keep_optimizer else set())
 
 

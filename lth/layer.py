@@ -44,8 +44,9 @@ def select(layers: Kinds, patterns: Iterable[str]) -> list[str]:
         hits = [n for n, kind in layers.items() if matches(n, kind, pattern)]
         if not hits:
             raise ValueError(
-                f"got {pattern!r}, allowed: a layer type ({', '.join(sorted(set(layers.values())))})"
-                f" or a name with * ({', '.join(layers)})"
+                f"got {pattern!r}, allowed: a layer type "
+                f"({', '.join(sorted(set(layers.values())))}) or a name with * "
+                f"({', '.join(layers)})"
             )
         chosen += hits
     return [n for n in layers if n in chosen]

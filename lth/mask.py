@@ -66,7 +66,7 @@ def keep_top(scores: Scores, mask: Mask, count: int) -> dict[str, Tensor]:
     order = torch.argsort(values, descending=True, stable=True)[:count]
     kept = torch.zeros_like(alive)
     kept[where[order]] = True
-    parts = kept.split([mask[n].numel() for n in names])
+    parts = torch.split(kept, [mask[n].numel() for n in names])
     return {n: part.reshape(mask[n].shape) for n, part in zip(names, parts, strict=True)}
 
 

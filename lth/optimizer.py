@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +26,7 @@ ELEMENTWISE = [
 ]
 """torch.optim classes that treat each weight alone, so that a masked weight stays masked."""
 
-_FUSED_ON_CPU = {"SGD", "Adam", "AdamW", "Adagrad"}
+_FUSED = {"SGD", "Adam", "AdamW", "Adagrad"}
 
 
 def check_elementwise(optimizer: Callable[..., torch.optim.Optimizer]) -> None:
@@ -49,10 +48,9 @@ def build_optimizer(
     check_elementwise(optimizer)
     target: Any = optimizer.func if isinstance(optimizer, functools.partial) else optimizer
     given = optimizer.keywords if isinstance(optimizer, functools.partial) else {}
-    options: dict[str, bool] = {}
-    if not {"fused", "foreach", "capturable", "differentiable"} & given.keys():
-        if "fused" in inspect.signature(target).parameters and target.__name__ in _FUSED_ON_CPU:
-            options["fused"] = True
+    chosen = {"fused", "foreach", "capturable", "differentiable"} & given.keys()
+    fused = not chosen and target.__name__ in _FUSED
+    options = {"fused": True} if fused else {}
     return optimizer(module.parameters(), **options)
 
 

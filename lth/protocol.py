@@ -28,6 +28,13 @@ class Init(Protocol):
 
 
 @runtime_checkable
+class RateShape(Protocol):
+    """The multiplier of the base learning rate at a step of ``total``."""
+
+    def __call__(self, step: int, total: int) -> float: ...
+
+
+@runtime_checkable
 class Criterion(Protocol):
     """Scores every weight of ``mask``; higher = keep. Knows nothing of budgets.
 
@@ -154,9 +161,14 @@ class Record:
 class Moment(Protocol):
     """A training seen at one step, after ``step`` updates and before the next."""
 
-    training: Training
-    step: int
-    mask: Mask
+    @property
+    def training(self) -> Training: ...
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def mask(self) -> Mask: ...
 
     def state(self, *, optimizer: bool = False) -> TrainState:
         """A copy of the network (and the optimizer's slots) on the CPU."""

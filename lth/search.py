@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from lth.spec import Json, spec
 from lth.store.stored import Stored
 from lth.stream import generator
 from lth.training import LearningRate, Training, build_model, initial_state
-from lth.types import Mask, TrainState
+from lth.types import Mask, Scores, TrainState
 
 TICKET = "ticket"
 
@@ -81,12 +82,18 @@ class Search:
     precision: str = "fp32"
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
+    _places: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    def place_of(self, training: Training) -> dict[str, Any]:
+        """``seed`` and ``variant`` of a Training under way, for display."""
+        return self._places.get(training.id, {"seed": "-", "variant": "prelude"})
 
     @property
     def train_steps(self) -> int:
         """T: the length of the dense training."""
         return self.learning_rate.total
 
+    @cached_property
     def layers(self) -> dict[str, str]:
         """The types of the prunable layers, by name."""
         task = self.tasks[self.seeds[0]]
@@ -97,9 +104,10 @@ class Search:
         if level == 0:
             return len(self.seeds)
         controls = sum(b.draws for b in self.baselines.values())
-        return len(self.seeds) * (1 + (controls if self._has_controls(level) else 0))
+        return len(self.seeds) * (1 + (controls if self.has_controls(level) else 0))
 
-    def _has_controls(self, level: int) -> bool:
+    def has_controls(self, level: int) -> bool:
+        """Whether controls are trained at this level."""
         return level > 0 and (self.baseline_levels is None or level in self.baseline_levels)
 
     def _seed(self, stream: str, seed: int) -> int:
@@ -116,7 +124,7 @@ class Search:
         return Training(
             task=self.tasks[seed],
             model=self.model,
-            mask=masks.full(start.weights, self.layers()),
+            mask=masks.full(start.weights, self.layers),
             start=start,
             last_step=self.train_steps,
             optimizer=self.optimizer,
@@ -151,7 +159,6 @@ class Search:
         Excluded layers stay whole and count as kept. Raises ValueError where a
         target density cannot be reached.
         """
-        pruning = self.schedule(level)
         mask = history.mask
         free = {n: m for n, m in mask.items() if n not in history.excluded}
         device = getattr(parent.task.train.labels, "device", torch.device("cpu"))
@@ -167,19 +174,27 @@ class Search:
             batches=batches,
             generator=generator("criterion", self._seed("control", seed), level),
         )
+        return self.allocate(scores, mask, level, history.excluded)
+
+    def allocate(
+        self, scores: Scores, mask: Mask, level: int, excluded: frozenset[str]
+    ) -> dict[str, Tensor]:
+        """Spend the level's budget: the child mask of ``mask``. See ``prune``."""
+        pruning = self.schedule(level)
+        free = {n: m for n, m in mask.items() if n not in excluded}
         keep = None
         if pruning.density is not None:
-            fixed = sum(m.numel() for n, m in mask.items() if n in history.excluded)
+            fixed = masks.size(mask) - masks.size(free)
             keep = round(pruning.density * masks.size(mask)) - fixed
-            if keep < 0:
+            if not 0 <= keep <= masks.remaining(free):
                 raise ValueError(
-                    f"densities: got {pruning.density}, allowed: at least "
-                    f"{fixed / masks.size(mask):.4g} (the excluded layers)"
+                    f"densities: got {pruning.density}, allowed: {fixed / masks.size(mask):.4g} "
+                    f"(the excluded layers) to {masks.density(mask):.4g}"
                 )
         pruned = self.allocation(
             scores,
             free,
-            layers={n: history.layers[n] for n in free},
+            layers={n: self.layers[n] for n in free},
             rate=pruning.rate,
             times=pruning.times,
             keep=keep,
@@ -188,10 +203,12 @@ class Search:
         assert masks.nested(child, mask)
         return child
 
-    def ticket(self, history: History, mask: Mask, seed: int, level: int) -> Training:
+    def ticket(
+        self, history: History, parent: Training, mask: Mask, *, seed: int, level: int
+    ) -> Training:
         """The rewound survivors, ready to be trained."""
         restart = self.rewind(history)
-        return self.dense(seed).replace(
+        return parent.replace(
             mask=mask,
             start=restart.state,
             first_step=restart.first_step,
@@ -254,8 +271,10 @@ class Search:
         A diverged ticket ends its seed's later levels; a diverged control only
         itself. What the store holds is not trained again.
         """
-        excluded = frozenset(layer.select(self.layers(), self.exclude))
+        excluded = frozenset(layer.select(self.layers, self.exclude))
         dense = {seed: self.dense(seed) for seed in self.seeds}
+        for seed, training in dense.items():
+            self._places[training.id] = {"seed": seed, "variant": "dense"}
         stored = workshop.complete(list(dense.values()), self.dense_watch())
         rows = [
             Row(
@@ -290,6 +309,7 @@ class Search:
         watches: dict[str, Watch] = {}
 
         def plan(training: Training, watch: Watch, **place: Any) -> None:
+            self._places[training.id] = {"seed": place["seed"], "variant": place["variant"]}
             planned.append(lambda stored: Row(training=training, stored=stored, **place))
             trainings.append(training)
             watches.setdefault(training.id, watch)
@@ -301,7 +321,7 @@ class Search:
                 continue
             history = self.history(tickets[seed, 0].stored, parent.stored, seed, excluded)
             mask = self.prune(history, parent.training, seed, level)
-            ticket = self.ticket(history, mask, seed, level)
+            ticket = self.ticket(history, parent.training, mask, seed=seed, level=level)
             cost = parent.search_steps + parent.training.updates
             place = {"seed": seed, "level": level, "parent_level": parent.level}
             plan(
@@ -313,7 +333,7 @@ class Search:
                 options=None,
                 **place,
             )
-            for name, baseline in self.baselines.items() if self._has_controls(level) else ():
+            for name, baseline in self.baselines.items() if self.has_controls(level) else ():
                 for draw in range(baseline.draws):
                     plan(
                         self.control(
@@ -344,7 +364,7 @@ class Search:
             parent=parent,
             rewind_step=self.rewind_step,
             train_steps=self.train_steps,
-            layers=self.layers(),
+            layers=self.layers,
             updates_per_epoch=self.tasks[seed].updates_per_epoch,
             prune_at=self.prune_at,
             excluded=excluded,

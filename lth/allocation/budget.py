@@ -6,17 +6,16 @@ from collections.abc import Mapping
 
 
 def pruned(survivors: int, rate: float, times: int = 1) -> int:
-    """``round((1 - (1 - rate) ** times) * survivors)``; for ``times = 1`` ``round(rate * survivors)``.
+    """``round((1 - (1 - rate) ** times) * survivors)``.
 
+    For ``times = 1`` this is ``round(rate * survivors)``.
     Python's round: halves go to the even neighbour.
     """
     share = rate if times == 1 else 1 - (1 - rate) ** times
     return round(share * survivors)
 
 
-def solve(
-    survivors: Mapping[str, int], rates: Mapping[str, float], keep: int
-) -> dict[str, int]:
+def solve(survivors: Mapping[str, int], rates: Mapping[str, float], keep: int) -> dict[str, int]:
     """Counts per layer that add up to ``keep`` and follow ``n (1 - rate) ** t`` for one real t.
 
     t is found by bisection; what rounding leaves over goes to the largest

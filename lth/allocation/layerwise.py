@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from lth.allocation.budget import pruned, solve
 from lth.layer import matches, select
 from lth.mask import keep_top
@@ -61,7 +63,7 @@ class Layerwise:
             counts = {n: s - pruned(s, rates[n], times) for n, s in survivors.items()}
         else:
             counts = solve(survivors, {n: rates[n] for n in mask}, keep)
-        result = {}
+        result: dict[str, Tensor] = {}
         for name in mask:
             result |= keep_top({name: scores[name]}, {name: mask[name]}, counts[name])
         return result

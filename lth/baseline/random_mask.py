@@ -42,9 +42,7 @@ class RandomMask:
     ) -> Training:
         free = [n for n in ticket.mask if n not in history.excluded]
         scores = {
-            n: torch.rand(
-                ticket.mask[n].shape, generator=stream("mask", n), dtype=torch.float64
-            )
+            n: torch.rand(ticket.mask[n].shape, generator=stream("mask", n), dtype=torch.float64)
             for n in free
         }
         everything = {n: torch.ones_like(ticket.mask[n]) for n in free}

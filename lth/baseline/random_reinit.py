@@ -14,7 +14,6 @@ from lth.store.stored import Stored
 from lth.training import Training
 from lth.types import TrainState
 
-
 ORIGINS = ("init", "dense_k", "k")
 
 

@@ -20,4 +20,6 @@ def random(
     generator: torch.Generator,
 ) -> Scores:
     """Independent uniform scores in [0, 1) in float64, so that ties do not happen."""
-    return {n: torch.rand(m.shape, generator=generator, dtype=torch.float64) for n, m in mask.items()}
+    return {
+        n: torch.rand(m.shape, generator=generator, dtype=torch.float64) for n, m in mask.items()
+    }

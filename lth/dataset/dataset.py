@@ -54,7 +54,7 @@ class Raw:
     def moments(self) -> tuple[Tensor, Tensor]:
         """Per image and channel: sum and sum of squares of the train pixels, (N, C) float64."""
         sums, squares = [], []
-        for chunk in self.x_train.cpu().split(4096):
+        for chunk in torch.split(self.x_train.cpu(), 4096):
             pixels = chunk.flatten(2).double()
             sums.append(pixels.sum(2))
             squares.append(pixels.square().sum(2))

@@ -93,7 +93,7 @@ class Network:
         self.module.eval()
         losses, classes = [], []
         with self.autocast():
-            for indices in torch.arange(len(split), device=self.device).split(CHUNK):
+            for indices in torch.split(torch.arange(len(split), device=self.device), CHUNK):
                 x, y = split.gather(indices)
                 logits = self.module(x).float()
                 losses.append(F.cross_entropy(logits, y, reduction="none"))

@@ -58,9 +58,8 @@ class Checkpoint:
         return range(training.first_step + every, training.last_step, every)
 
     def __call__(self, moment: Moment, record: Record) -> None:
-        if self.interval.seconds is not None:
-            if time.monotonic() - self._last[0] < self.interval.seconds:
-                return
+        if time.monotonic() - self._last[0] < (self.interval.seconds or 0.0):
+            return
         self.save(
             moment.training,
             Resume(

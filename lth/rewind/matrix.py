@@ -56,35 +56,50 @@ class Matrix:
             if self.updates == Step():
                 raise ValueError("updates: got 0it, allowed: 1it or more")
 
-    def __call__(self, history: History) -> Restart:
-        """Where training begins; the state is not masked yet.
+    def span(
+        self, *, rewind_step: int, train_steps: int, updates_per_epoch: int
+    ) -> tuple[int, int]:
+        """The first and the last absolute step.
 
         Raises ValueError where the span would outrun the schedule: only a held
-        schedule may make more updates than it has left.
+        one may make more updates than it has left.
         """
+        first = 0 if self.schedule == "restart" else rewind_step
+        left = train_steps - first
+        if not isinstance(self.updates, Step):
+            return first, train_steps
+        updates = self.updates.updates(updates_per_epoch)
+        if self.schedule != "hold" and updates > left:
+            raise ValueError(
+                f"updates: got {self.updates}, allowed: 1it to {left}it "
+                "(what the schedule has left)"
+            )
+        return first, first + updates
+
+    def __call__(self, history: History) -> Restart:
+        """Where training begins; the state is not masked yet."""
         theta = {
-            "initial": history.initial,
-            "rewound": history.rewound,
-            "final": history.parent_end,
-        }[self.weights]
-        other = history.rewound if self.weights == "final" else history.parent_end
-        first = 0 if self.schedule == "restart" else history.rewind_step
-        updates = history.train_steps - first
-        if isinstance(self.updates, Step):
-            updates = self.updates.updates(history.updates_per_epoch)
-            if self.schedule != "hold" and first + updates > history.train_steps:
-                raise ValueError(
-                    f"updates: got {updates}, allowed: 1 to {history.train_steps - first} "
-                    f"(what the schedule has left)"
-                )
+            "initial": lambda: history.initial,
+            "rewound": lambda: history.rewound,
+            "final": lambda: history.parent_end,
+        }[self.weights]()
+        buffers = theta.buffers
+        if self.statistics == "other":
+            other = history.rewound if self.weights == "final" else history.parent_end
+            buffers = other.buffers
+        first, last = self.span(
+            rewind_step=history.rewind_step,
+            train_steps=history.train_steps,
+            updates_per_epoch=history.updates_per_epoch,
+        )
         return Restart(
             state=TrainState(
                 step=first,
                 weights=theta.weights,
-                buffers=theta.buffers if self.statistics == "same" else other.buffers,
+                buffers=buffers,
                 optimizer=history.rewound.optimizer if self.optimizer == "saved" else None,
             ),
             first_step=first,
-            last_step=first + updates,
+            last_step=last,
             hold=self.schedule == "hold",
         )

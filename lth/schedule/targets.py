@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lth.protocol import Pruning
 
@@ -23,9 +24,10 @@ class Targets:
         if not 0 < self.rate < 1:
             raise ValueError(f"rate: got {self.rate}, allowed: 0 < rate < 1")
         falling = [1.0, *self.densities, 0.0]
-        if not self.densities or any(a <= b for a, b in zip(falling, falling[1:], strict=False)):
+        if not self.densities or any(a <= b for a, b in pairwise(falling)):
             raise ValueError(
-                f"densities: got {list(self.densities)}, allowed: falling fractions below 1, above 0"
+                f"densities: got {list(self.densities)}, allowed: falling fractions below 1 "
+                "and above 0"
             )
 
     def __call__(self, level: int) -> Pruning:

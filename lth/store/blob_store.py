@@ -44,6 +44,11 @@ class BlobStore:
 
         DamagedError names the first file that is not what was stored.
         """
+        stored = self.peek(training_id)
+        return None if stored is None else stored.verify()
+
+    def peek(self, training_id: str) -> Stored | None:
+        """Like ``get``, but only ``done.json`` is verified now; other files when they are read."""
         folder = self.folder(training_id)
         data = folder.read(DONE)
         if data is None:
@@ -51,7 +56,7 @@ class BlobStore:
         done = read_done(data, folder.describe(DONE))
         if done["id"] != training_id:
             raise DamagedError(folder.describe(DONE), "belongs to another Training")
-        return Stored(training_id, folder, done).verify()
+        return Stored(training_id, folder, done)
 
     def put(self, result: Result, *, observed: Mapping[str, Any]) -> Stored:
         """Write every file, then commit with ``done.json``; the checkpoint goes."""

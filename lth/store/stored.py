@@ -150,6 +150,7 @@ def done_of(result: Result, files: Mapping[str, bytes], observed: Mapping[str, A
             "first_step": training.first_step,
             "last_step": training.last_step,
             "density": masks.density(density_mask),
+            "num_classes": training.task.num_classes,
             "layers": {
                 n: {"kept": int(m.sum()), "all": m.numel()} for n, m in density_mask.items()
             },

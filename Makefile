@@ -1,0 +1,41 @@
+# Two commands: `make run` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+WORKERS ?= 2
+ARGS   ?=
+
+.PHONY: help run test lint type bench report clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+run: $(READY) ## the default run: a winning ticket on handwritten digits; more with ARGS="levels=10"
+	$(BIN)/python -m lth.run $(ARGS)
+
+test: lint type ## everything that CI checks: ruff, mypy, pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+lint: $(READY) ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(READY) ## the benchmarks; a table on the screen, JSON in benchmarks/results/
+	$(BIN)/python -m benchmarks.level $(ARGS)
+
+report: $(READY) ## the table of every run in results/
+	$(BIN)/python -m analysis.compare results $(ARGS)
+
+clean: ## remove the environment and caches; results stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,407 @@
+"""From a composed configuration to checked, typed components."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lth import protocol
+from lth.config import GROUPS, ConfigError, RunConfig, run_id, semantic
+from lth.dataset.dataset import DataSet
+from lth.event.checkpoint import Interval
+from lth.event.keep import EARLY_STOP
+from lth.optimizer import check_elementwise
+from lth.runtime import Runtime
+from lth.spec import Json, spec
+from lth.step import Step
+from lth.training import PRECISIONS
+
+MANY = ("baseline", "event", "sink")
+"""Groups of which any number may be selected; each YAML holds its own name as a key."""
+
+RUNTIME: Mapping[str, tuple[str, ...]] = {
+    "model": ("input_shape", "num_classes"),
+    "optimizer": ("params",),
+    "init": ("model", "generator"),
+    "criterion": ("history", "mask", "forward", "batches", "generator"),
+    "allocation": ("scores", "mask", "layers", "rate", "times", "keep"),
+}
+"""Arguments that the program supplies, where a plain function could also be given them."""
+
+PROTOCOLS: Mapping[str, type] = {
+    "dataset": DataSet,
+    "init": protocol.Init,
+    "lr": protocol.RateShape,
+    "criterion": protocol.Criterion,
+    "allocation": protocol.Allocation,
+    "schedule": protocol.Schedule,
+    "rewind": protocol.Rewind,
+    "baseline": protocol.Baseline,
+    "engine": protocol.Engine,
+    "event": protocol.Event,
+    "store": protocol.Store,
+    "sink": protocol.Sink,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A checked configuration: the root's values, the components and the run's name."""
+
+    root: RunConfig
+    components: Mapping[str, Any]
+    specs: Mapping[str, Json]
+    semantic: Mapping[str, Json]
+    run_id: str
+    runtime: Runtime
+
+    def __getattr__(self, name: str) -> Any:
+        if name in GROUPS:
+            return self.components[name]
+        raise AttributeError(name)
+
+
+def build(config: DictConfig) -> Run:
+    """Check everything that can be checked without the data; all faults come together.
+
+    Raises ConfigError with one line for each fault: key, value given, values allowed.
+    """
+    faults: list[str] = []
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    root: dict[str, Any] = {f.name: values[f.name] for f in dataclasses.fields(RunConfig)}
+    components: dict[str, Any] = {}
+    for group in GROUPS:
+        node = root[group]
+        if group in MANY:
+            components[group] = {
+                name: _component(group, f"{group}.{name}", child, faults)
+                for name, child in (node or {}).items()
+            }
+        else:
+            components[group] = _component(group, group, node, faults)
+    faults += _root_faults(root, components)
+    specs: dict[str, Json] = {}
+    if not faults:
+        for group in GROUPS[:10]:
+            specs[group] = _spec_of(group, components[group], faults)
+    runtime = _runtime(root, faults)
+    if faults:
+        raise ConfigError(faults)
+    assert runtime is not None
+    named = semantic(root, specs)
+    return Run(
+        root=RunConfig(**root),
+        components=components,
+        specs=specs,
+        semantic=named,
+        run_id=run_id(named),
+        runtime=runtime,
+    )
+
+
+def _runtime(root: Mapping[str, Any], faults: list[str]) -> Runtime | None:
+    try:
+        runtime = Runtime(
+            device=root["device"],
+            num_threads=root["num_threads"],
+            deterministic=root["deterministic"],
+        )
+        with runtime.active(root["precision"]):
+            return runtime
+    except ValueError as error:
+        faults.append(str(error))
+        return None
+
+
+def _spec_of(group: str, component: Any, faults: list[str]) -> Json:
+    try:
+        return spec(component)
+    except ValueError as error:
+        faults.append(f"{group}: {error}")
+        return None
+
+
+# Root keys
+
+
+def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list[str]:
+    faults = []
+
+    def need(ok: bool, key: str, allowed: str) -> None:
+        if not ok:
+            faults.append(f"{key}: got {_show(root[key])}, allowed: {allowed}")
+
+    seeds = root["seeds"]
+    need(
+        len(seeds) > 0 and len(set(seeds)) == len(seeds) and min(seeds, default=0) >= 0,
+        "seeds",
+        "a list of different whole numbers from 0, such as [0,1,2]",
+    )
+    need(root["levels"] >= 0, "levels", "0 or more")
+    need(root["batch_size"] >= 1, "batch_size", "1 up to the size of the train split")
+    need(root["order"] in ("per_level", "shared"), "order", "per_level, shared")
+    need(root["endpoint"] in ("early_stop", "final"), "endpoint", "early_stop, final")
+    need(root["precision"] in PRECISIONS, "precision", ", ".join(PRECISIONS))
+    need(root["grad_clip"] is None or root["grad_clip"] > 0, "grad_clip", "null or above 0")
+    need(0 <= root["label_smoothing"] < 1, "label_smoothing", "0 <= label_smoothing < 1")
+    low_high = root["verdict_density"]
+    need(
+        len(low_high) == 2 and 0 <= low_high[0] <= low_high[1] <= 1,
+        "verdict_density",
+        "[low,high], fractions with 0 <= low <= high <= 1",
+    )
+    known = ("init", "split", "order", "augment", "module", "control")
+    for name, seed in root["streams"].items():
+        if name not in known or seed < 0:
+            faults.append(
+                f"streams.{name}: got {_show(seed)}, allowed: a seed from 0 for one of "
+                f"{', '.join(known)}"
+            )
+    steps = {k: _step(root[k], k, faults) for k in ("train_steps", "rewind_step", "warmup")}
+    steps["eval_every"] = _step(root["eval_every"], "eval_every", faults)
+    for key in ("train_steps", "eval_every"):
+        need(steps[key] != Step(), key, "a step of at least 1it")
+    for item in root["keep"]:
+        if item != EARLY_STOP:
+            _step(item, "keep", faults, extra=" or early_stop")
+    if root["prune_at"] not in ("end", EARLY_STOP):
+        _step(root["prune_at"], "prune_at", faults, extra=", end or early_stop")
+    try:
+        Interval.parse(root["checkpoint_every"])
+    except ValueError as error:
+        faults.append(f"checkpoint_every: {error}")
+    try:
+        parse_levels(root["baseline_levels"])
+    except ValueError as error:
+        faults.append(f"baseline_levels: {error}")
+    schedule = components["schedule"]
+    if schedule is not None and root["levels"] > 0:
+        try:
+            schedule(root["levels"])
+        except ValueError as error:
+            faults.append(f"schedule.{error}")
+    rewind = components["rewind"]
+    if getattr(rewind, "optimizer", "fresh") == "saved" and steps["rewind_step"] == Step():
+        faults.append("rewind.optimizer: got 'saved', allowed: fresh (with rewind_step=0it)")
+    return faults
+
+
+def parse_levels(value: Any) -> str | list[int | float]:
+    """``all``, or a list of levels (whole numbers) and densities (fractions below 1)."""
+    if value == "all":
+        return "all"
+    good = isinstance(value, list) and all(
+        not isinstance(v, bool)
+        and ((isinstance(v, int) and v >= 1) or (isinstance(v, float) and 0 < v < 1))
+        for v in value
+    )
+    if not good:
+        raise ValueError(
+            f"got {_show(value)}, allowed: all, or a list of levels from 1 and densities below 1"
+        )
+    return list(value)
+
+
+def _step(value: Any, key: str, faults: list[str], extra: str = "") -> Step:
+    try:
+        return Step.parse(value)
+    except ValueError as error:
+        faults.append(f"{key}: {error}{extra}")
+        return Step(iterations=1)
+
+
+# Components
+
+
+def _component(group: str, key: str, node: Any, faults: list[str]) -> Any:
+    """One component, or None with its faults noted."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        faults.append(f"{key}: got {_show(node)}, allowed: {_options(group)} or a _target_")
+        return None
+    before = len(faults)
+    target = _check_node(key, node, faults, RUNTIME.get(group, ()))
+    if target is None or len(faults) > before:
+        return None
+    # A class of components is instantiated now; models, optimizers and plain
+    # functions are called later with what only the run knows.
+    later = group in ("model", "optimizer") or not inspect.isclass(target)
+    try:
+        component = instantiate(dict(node), _convert_="all", _partial_=later)
+    except (InstantiationException, HydraException, TypeError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        faults.append(f"{key}.{cause}" if ": got" in str(cause) else f"{key}: {cause}")
+        return None
+    faults += _protocol_faults(group, key, component, target)
+    return component
+
+
+def _check_node(
+    key: str, node: Mapping[str, Any], faults: list[str], runtime: Sequence[str] = ()
+) -> Any:
+    """Bind a node's names and types to its target's signature, and its children's to theirs."""
+    path = node["_target_"]
+    try:
+        target = get_object(path)
+        signature = inspect.signature(target)
+    except Exception as error:
+        # Whatever importing a user's module raises is a fault of this key.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        faults.append(f"{key}._target_: got {path!r}, allowed: an importable class ({reason})")
+        return None
+    parameters = dict(signature.parameters)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given = {k: v for k, v in node.items() if not (k.startswith("_") and k.endswith("_"))}
+    settable = [n for n in parameters if n not in runtime and n != "self"]
+    for name, value in given.items():
+        if name in runtime:
+            faults.append(f"{key}.{name}: got {_show(value)}, allowed: nothing (the run sets it)")
+        elif name not in parameters and not open_ended:
+            close = get_close_matches(name, settable, 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            names = ", ".join(settable) or "no options"
+            faults.append(f"{key}.{name}: got {_show(value)}, allowed: {names}{hint}")
+    for name, parameter in parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind in (
+            parameter.KEYWORD_ONLY,
+            parameter.POSITIONAL_OR_KEYWORD,
+        )
+        if required and name not in given and name not in runtime:
+            faults.append(f"{key}.{name}: got nothing, allowed: a value (it is required)")
+    hints = _hints(target)
+    for name, value in given.items():
+        for child_key, child in _children(f"{key}.{name}", value):
+            _check_node(child_key, child, faults)
+        hint = hints.get(name, Any)
+        if name in parameters and not _fits(value, hint):
+            faults.append(f"{key}.{name}: got {_show(value)}, allowed: {_name(hint)}")
+    return target
+
+
+def _children(key: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield key, value
+        else:
+            for name, child in value.items():
+                yield from _children(f"{key}.{name}", child)
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _children(f"{key}[{index}]", child)
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception:
+        # A user's annotations may not resolve; then their types are theirs to check.
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a YAML value can be of a type. A bool is no number; an int is a float."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, a) for a in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if hint in (None, type(None)):
+        return value is None
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint in (Step, Path):
+        return isinstance(value, str)
+    kind = origin or hint
+    if inspect.isclass(kind) and issubclass(kind, Mapping):
+        values = arguments[1] if len(arguments) == 2 else Any
+        return isinstance(value, Mapping) and all(_fits(v, values) for v in value.values())
+    if inspect.isclass(kind) and issubclass(kind, Sequence):
+        items = [a for a in arguments if a is not Ellipsis]
+        if not isinstance(value, list):
+            return False
+        if kind is tuple and items and Ellipsis not in arguments:
+            return len(items) == len(value) and all(map(_fits, value, items))
+        return all(_fits(v, items[0] if items else Any) for v in value)
+    # Anything else (a Protocol, a tensor) cannot be written in YAML except by _target_.
+    return hint is Any or not isinstance(value, bool | int | float | str | list | Mapping)
+
+
+def _name(hint: Any) -> str:
+    if inspect.isclass(hint) and not typing.get_args(hint):
+        return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
+            hint, hint.__name__
+        )
+    text = str(hint).replace("typing.", "").replace("collections.abc.", "")
+    return text.replace("lth.step.", "").replace("NoneType", "null").replace("None", "null")
+
+
+def _protocol_faults(group: str, key: str, component: Any, target: Any) -> list[str]:
+    if group == "optimizer":
+        try:
+            check_elementwise(component)
+        except ValueError as error:
+            return [f"{key}._target_: {error}"]
+        return []
+    if group == "model":
+        missing = [n for n in RUNTIME[group] if n not in _accepts(target)]
+        if missing and not _open_ended(target):
+            return [
+                f"{key}._target_: got {target.__qualname__}, allowed: a class that takes "
+                f"{' and '.join(RUNTIME[group])}"
+            ]
+        return []
+    wanted = PROTOCOLS[group]
+    call = vars(wanted).get("__call__")
+    if call is None:
+        fits = isinstance(component, wanted)
+    else:
+        fits = isinstance(component, wanted) and _binds(component, call)
+    if fits:
+        return []
+    return [f"{key}._target_: got {target.__qualname__}, allowed: a {wanted.__name__}"]
+
+
+def _accepts(target: Any) -> set[str]:
+    return set(inspect.signature(target).parameters)
+
+
+def _open_ended(target: Any) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
+
+
+def _binds(component: Any, call: Callable[..., Any]) -> bool:
+    """Whether the component can be called as its protocol says."""
+    parameters = list(inspect.signature(call).parameters.values())[1:]
+    positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    named = {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
+    try:
+        inspect.signature(component).bind(*positional, **named)
+    except TypeError:
+        return False
+    return True
+
+
+def _options(group: str) -> str:
+    from lth.paths import conf_dir
+
+    return ", ".join(sorted(p.stem for p in (conf_dir() / group).glob("*.yaml")))
+
+
+def _show(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)

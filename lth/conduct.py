@@ -1,0 +1,197 @@
+"""One run from its checked configuration to its table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from lth.build import Run
+from lth.complete import ReplayError, Workshop
+from lth.config import ConfigError
+from lth.event.checkpoint import Interval
+from lth.event.progress import Progress
+from lth.plan import Plan, plan
+from lth.prepare import prepare, read_data
+from lth.protocol import Sink
+from lth.search import Row, Search
+from lth.store.files import FileStore
+from lth.store.run_folder import Reference, RunFolder, invocation
+from lth.store.stored import Stored
+from lth.training import Training
+
+
+class FailedError(Exception):
+    """A training failed; the message says which and what can be done."""
+
+
+def conduct(run: Run, experiment: str | None, *, report: bool) -> str:
+    """Search, store, mirror to the sinks and report; gives the run_id.
+
+    Raises ConfigError before anything is written, FailedError where a training
+    failed. Interrupting it at any moment loses nothing that was stored.
+    """
+    raw = read_data(run)
+    search = prepare(run, raw)
+    store: FileStore = run.store
+    folder = RunFolder(store.root, run.run_id)
+    ahead = plan(run, search, folder, store)
+    display = _Display(run, search, ahead)
+    _begin(run, folder, raw.digest, experiment)
+    sinks = list(run.sink.values())
+    for sink in sinks:
+        sink.open({"text": ahead.text, "run_id": run.run_id, "config": run.semantic})
+    workshop = Workshop(
+        store=store,
+        engine=run.engine,
+        runtime=run.runtime,
+        checkpoint=Interval.parse(run.root.checkpoint_every),
+        observe=lambda training: [Progress(show=display.show)],
+        say=display.say,
+        committed=display.committed,
+    )
+    status = "failed"
+    try:
+        for rows in search.run(workshop):
+            display.level = rows[0].level + 1 if rows else display.level
+            for row in rows:
+                _refer(row, folder, display)
+                for sink in sinks:
+                    sink.write(_mirror(row))
+            _notice(rows, display)
+        status = "done"
+    except ReplayError as error:
+        raise FailedError(str(error)) from None
+    finally:
+        for sink in sinks:
+            sink.close(status)
+    _end(folder, display, report=report)
+    return run.run_id
+
+
+class _Display:
+    """What every sink is shown while a run goes on."""
+
+    def __init__(self, run: Run, search: Search, ahead: Plan) -> None:
+        self._sinks: Sequence[Sink] = list(run.sink.values())
+        self._search = search
+        self._ahead = ahead
+        self._began = time.monotonic()
+        self._updates = 0.0
+        self._shown: dict[str, int] = {}
+        self.trained = 0
+        self.level = 0
+
+    def say(self, text: str) -> None:
+        for sink in self._sinks:
+            sink.say(text)
+
+    def committed(self, training: Training, stored: Stored) -> None:
+        self.trained += 1
+
+    def show(self, training: Training, step: int, loss: float) -> None:
+        self._updates += step - self._shown.get(training.id, step)
+        self._shown[training.id] = step
+        row = {
+            "level": self.level,
+            "levels": self._search.levels,
+            "done": self._ahead.stored + self.trained,
+            "of": self._ahead.trainings,
+            "step": step,
+            "last_step": training.last_step,
+            "loss": loss,
+            "seconds_left": self._seconds_left(),
+            **self._place(training),
+        }
+        for sink in self._sinks:
+            sink.progress(row)
+
+    def _seconds_left(self) -> float:
+        elapsed = time.monotonic() - self._began
+        missing = self._ahead.trainings - self._ahead.stored
+        share = self._updates / max(1, missing * self._search.train_steps)
+        if share < 0.02:
+            return self._ahead.seconds - elapsed
+        return elapsed * (1 - share) / share
+
+    def _place(self, training: Training) -> dict[str, Any]:
+        return self._search.place_of(training)
+
+
+def _begin(run: Run, folder: RunFolder, digest: str, experiment: str | None) -> None:
+    try:
+        folder.begin(
+            run.semantic,
+            digest,
+            invocation(
+                sys.argv,
+                experiment=experiment,
+                seeds=list(run.root.seeds),
+                levels=run.root.levels,
+                runtime=run.runtime.numerics(),
+            ),
+        )
+    except ValueError as error:
+        raise ConfigError([f"store.root: {error}"]) from None
+
+
+def _refer(row: Row, folder: RunFolder, display: _Display) -> None:
+    try:
+        replaced = folder.refer(
+            Reference(
+                run_id=folder.run_id,
+                seed=row.seed,
+                variant=row.variant,
+                draw=row.draw,
+                level=row.level,
+                parent_level=row.parent_level,
+                density=row.stored.done["density"],
+                search_steps=row.search_steps,
+                options=row.options,
+                training=row.training.id,
+            )
+        )
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    if replaced is not None and replaced.training != row.training.id:
+        display.say(
+            f"seed {row.seed}, {row.variant}, level {row.level}: its parent was recomputed and "
+            f"differs, so it was trained again ({replaced.training[:12]} -> {row.training.id[:12]})"
+        )
+
+
+def _mirror(row: Row) -> dict[str, Any]:
+    return {
+        "seed": row.seed,
+        "variant": row.variant,
+        "draw": row.draw,
+        "level": row.level,
+        "training": row.training.id,
+        **{k: row.stored.done[k] for k in ("density", "status", "early_stop", "final", "seconds")},
+    }
+
+
+def _notice(rows: Sequence[Row], display: _Display) -> None:
+    for row in rows:
+        name = f"seed {row.seed}, {row.variant}, level {row.level}"
+        if row.stored.status == "diverged":
+            display.say(f"{name}: diverged")
+        dead = [n for n, c in row.stored.done["layers"].items() if c["kept"] == 0]
+        if dead:
+            display.say(f"{name}: layer collapse, nothing is left of {', '.join(dead)}")
+
+
+def _end(folder: RunFolder, display: _Display, *, report: bool) -> None:
+    # The only place where the package looks at its analysis.
+    from analysis.compare import summary, write_report
+    from analysis.frame import frame
+
+    text = write_report(folder) if report else summary(folder, frame([folder]))
+    display.say(f"\n{text}\n")
+    lines = [f"stored in  {folder.path}  (seed_*/<variant>/level_*: masks, starts, ends, metrics)"]
+    if report:
+        lines.append(f"tables in  {folder.report}")
+    lines.append(f"compare    python -m analysis.compare {folder.path}")
+    for line in lines:
+        display.say(line)

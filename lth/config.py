@@ -1,0 +1,119 @@
+"""What can be set, and what a set of settings is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lth.spec import Json, content_id
+
+GROUPS = (
+    "dataset",
+    "model",
+    "init",
+    "optimizer",
+    "lr",
+    "criterion",
+    "allocation",
+    "schedule",
+    "rewind",
+    "baseline",
+    "engine",
+    "event",
+    "store",
+    "sink",
+)
+"""The config groups: folders of conf/ and of the package."""
+
+SEMANTIC_GROUPS = GROUPS[:9]
+"""Groups that enter the run_id; controls, engine, probes, store and sinks do not."""
+
+SEMANTIC_KEYS = (
+    "train_steps",
+    "batch_size",
+    "rewind_step",
+    "prune_at",
+    "exclude",
+    "order",
+    "streams",
+    "warmup",
+    "eval_every",
+    "precision",
+    "grad_clip",
+    "label_smoothing",
+    "endpoint",
+    "verdict_against",
+    "verdict_density",
+)
+"""Root keys that enter the run_id. A verdict's endpoint is one: it is fixed before the run."""
+
+
+class ConfigError(Exception):
+    """The configuration is at fault: one line for each fault, each naming its key."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+@dataclass
+class RunConfig:
+    """The typed root of a configuration. Steps are ``500it``, ``3ep`` or ``1ep30it``.
+
+    Which settings are what: docs/configuration.md.
+    """
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    levels: int = 1
+    train_steps: str = "1000it"
+    batch_size: int = 60
+    rewind_step: str = "0it"
+    prune_at: str = "end"
+    exclude: list[str] = field(default_factory=list)
+    order: str = "per_level"
+    streams: dict[str, int] = field(default_factory=dict)
+    warmup: str = "0it"
+    eval_every: str = "100it"
+    test_curve: bool = False
+    keep: list[str] = field(default_factory=list)
+    baseline_levels: Any = "all"
+    endpoint: str = "early_stop"
+    verdict_against: str = "random_reinit"
+    verdict_density: list[float] = field(default_factory=lambda: [0.02, 0.10])
+    precision: str = "fp32"
+    grad_clip: float | None = None
+    label_smoothing: float = 0.0
+    checkpoint_every: str = "60s"
+    num_threads: int = 1
+    deterministic: bool = False
+    device: str = "auto"
+    data_dir: str = "data"
+    report: bool = True
+
+    dataset: Any = None
+    model: Any = None
+    init: Any = None
+    optimizer: Any = None
+    lr: Any = None
+    criterion: Any = None
+    allocation: Any = None
+    schedule: Any = None
+    rewind: Any = None
+    baseline: Any = field(default_factory=dict)
+    engine: Any = None
+    event: Any = field(default_factory=dict)
+    store: Any = None
+    sink: Any = field(default_factory=dict)
+
+
+def semantic(root: Mapping[str, Any], components: Mapping[str, Json]) -> dict[str, Json]:
+    """What the run_id hashes: the semantic components' specs and root keys not at their default."""
+    default = RunConfig()
+    keys = {k: root[k] for k in SEMANTIC_KEYS if root[k] != getattr(default, k)}
+    return {**{g: components[g] for g in SEMANTIC_GROUPS}, **keys}
+
+
+def run_id(semantic_config: Mapping[str, Json]) -> str:
+    """The first 16 hex digits of the SHA-256 of the canonical JSON."""
+    return content_id(semantic_config)[:16]

@@ -1,0 +1,82 @@
+"""One clear line for each fault of a configuration: key, value given, values allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from lth.config import RunConfig
+
+
+def explain(error: BaseException, overrides: Sequence[str]) -> list[str]:
+    """The fault that ended Hydra's composition, in the form of all other faults."""
+    if isinstance(error, MissingConfigException):
+        return [_missing(error, overrides)]
+    if isinstance(error, OverrideParseException):
+        return [f"command line: got {error.override!r}, allowed: key=value ({_first(error)})"]
+    for cause in _causes(error):
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            return [_key_fault(cause, overrides)]
+    return [f"configuration: {_first(error)}"]
+
+
+def _missing(error: MissingConfigException, overrides: Sequence[str]) -> str:
+    path = error.missing_cfg_file or ""
+    path = path if isinstance(path, str) else ", ".join(path)
+    group, _, name = path.rpartition("/")
+    if error.options:
+        options = sorted(error.options)
+        return f"{group}: got {name!r}, allowed: {', '.join(options)}{_close(name, options)}"
+    known = [f.name for f in dataclasses.fields(RunConfig)]
+    return f"{group or path}: got {name!r}, allowed: {', '.join(known)}{_close(group, known)}"
+
+
+def _key_fault(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
+    key = str(error.full_key)
+    given = _given(key, overrides)
+    root = key.partition(".")[0]
+    known = [f.name for f in dataclasses.fields(RunConfig)]
+    if root not in known:
+        return f"{key}: got {given}, allowed: {', '.join(known)}{_close(root, known)}"
+    text = _first(error)
+    kinds = {
+        "converted to Integer": "a whole number",
+        "converted to Float": "a number",
+        "not a valid bool": "true or false",
+        "converted to Boolean": "true or false",
+        "is not Optional": "a value, not null",
+        "not convertible to list": "a list such as [0,1]",
+        "to a ListConfig": "a list such as [0,1]",
+        "not a list": "a list such as [0,1]",
+        "as a list": "a list such as [0,1]",
+    }
+    allowed = next((v for k, v in kinds.items() if k in text), None)
+    return f"{key}: got {given}, allowed: {allowed}" if allowed else f"{key}: got {given} ({text})"
+
+
+def _given(key: str, overrides: Sequence[str]) -> str:
+    for override in overrides:
+        name, _, value = override.lstrip("+~").partition("=")
+        if name == key or key.startswith((f"{name}.", f"{name}[")):
+            return repr(value) if name == key else value
+    return "what the configuration holds"
+
+
+def _close(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, 1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,118 @@
+"""What a run is going to do: counted, compared with the store, and timed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from lth.build import Run
+from lth.event.evaluate import Evaluate
+from lth.prepare import SIMULATED, ladder
+from lth.protocol import Event
+from lth.search import TICKET, Search
+from lth.sink.console import duration
+from lth.store.files import FileStore
+from lth.store.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Trainings and seconds ahead. ``seconds`` is an estimate from a few timed updates."""
+
+    text: list[str]
+    trainings: int
+    stored: int
+    seconds: float
+
+
+def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
+    """Count what the search makes and what the store has of it; time a few updates."""
+    total = sum(search.trainings_of(level) for level in range(search.levels + 1))
+    stored = _stored(search, folder, store)
+    missing = total - stored
+    seconds = missing * _seconds_per_training(run, search) if missing else 0.0
+    task = search.tasks[search.seeds[0]]
+    weights = sum(search.theta_0(search.seeds[0]).weights[n].numel() for n in search.layers)
+    last = ""
+    if weights <= SIMULATED and search.levels:
+        last = f" (density 1 to {ladder(search, search.levels)[-1]:.3g})"
+    controls = ", ".join(search.baselines) or "none"
+    where = f"{run.runtime.torch_device.type}"
+    if where == "cpu":
+        where += f", {run.runtime.num_threads} thread" + "s" * (run.runtime.num_threads > 1)
+    text = [
+        f"run {run.run_id}: {_names(run)}",
+        f"  data       {len(task.train):,} train, {len(task.validation):,} validation, "
+        f"{len(task.test):,} test examples of shape {list(task.input_shape)}",
+        f"  network    {weights:,} prunable weights in {len(search.layers)} layers",
+        f"  levels     0 to {search.levels}{last}; seeds {_list(search.seeds)}; "
+        f"controls {controls}{_levels(search)}",
+        f"  trainings  {total} of {search.train_steps - search.rewind_step:,}"
+        f"{' to ' + format(search.train_steps, ',') if search.rewind_step else ''} updates; "
+        f"{stored} stored, {missing} to do, about {duration(seconds)} on {where}",
+        f"  verdict    {TICKET} against {run.root.verdict_against} at {run.root.endpoint}, "
+        f"mean over levels with density {_percent(run.root.verdict_density)}",
+        f"  store      {folder.path}",
+    ]
+    return Plan(text=text, trainings=total, stored=stored, seconds=seconds)
+
+
+def _names(run: Run) -> str:
+    groups = ("dataset", "model", "optimizer", "criterion", "schedule", "rewind")
+    return ", ".join(str(run.specs[g]["name"]) for g in groups)
+
+
+def _list(values: Any) -> str:
+    return ",".join(str(v) for v in values)
+
+
+def _levels(search: Search) -> str:
+    if search.baseline_levels is None or not search.baselines:
+        return ""
+    return f" at levels {_list(sorted(search.baseline_levels))}"
+
+
+def _percent(bounds: list[float]) -> str:
+    return " to ".join(f"{100 * b:g} %" for b in bounds)
+
+
+def _stored(search: Search, folder: RunFolder, store: FileStore) -> int:
+    """How many of the run's Trainings are committed, as far as its references tell."""
+    found = sum(
+        store.folder(search.dense(seed).id).read("done.json") is not None for seed in search.seeds
+    )
+    for seed in search.seeds:
+        for level in range(1, search.levels + 1):
+            names = [(TICKET, 0)]
+            if search.has_controls(level):
+                names += [(n, d) for n, b in search.baselines.items() for d in range(b.draws)]
+            found += sum(folder.file(seed, n, level, d).with_suffix("").is_dir() for n, d in names)
+    return found
+
+
+def _seconds_per_training(run: Run, search: Search) -> float:
+    """Time a few updates and one evaluation of the dense network, and scale up."""
+    dense = search.dense(search.seeds[0])
+    updates = dense.updates - search.rewind_step
+
+    def timed(steps: int, events: list[Event]) -> float:
+        short = dense.replace(last_step=steps)
+        began = time.perf_counter()
+        list(
+            run.engine.train(
+                [short], events=lambda t: events, resume=lambda t: None, runtime=run.runtime
+            )
+        )
+        return time.perf_counter() - began
+
+    timed(1, [])
+    start = timed(1, [])
+    count = 2 if start > 0.2 else 30
+    count = min(count, dense.updates)
+    step = max(timed(count, []) - start, 1e-9) / max(1, count - 1)
+    full = max(timed(0, [Evaluate()]) - start, 0.0)
+    task = dense.task
+    examples = len(task.train) + len(task.validation) + len(task.test)
+    share = len(task.validation) / examples
+    return start + updates * step + full + len(dense.grid()) * full * share

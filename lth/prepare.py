@@ -1,0 +1,240 @@
+"""From checked components and the data to a search; faults that only the data show."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lth import layer
+from lth import mask as masks
+from lth.build import Run, parse_levels
+from lth.complete import Watch
+from lth.config import ConfigError
+from lth.dataset.dataset import DataSet, Raw
+from lth.dataset.task import Task
+from lth.event.keep import EARLY_STOP
+from lth.search import Search
+from lth.step import Step, resolve
+from lth.stream import generator
+from lth.training import LearningRate, build_model
+
+SIMULATED = 5_000_000
+"""Networks with more prunable weights have only their first level simulated (sorting is slow)."""
+
+
+def read_data(run: Run) -> Raw:
+    """The data set on the run's device; ConfigError where it is absent or malformed."""
+    try:
+        raw: Raw = run.dataset.read(Path(run.root.data_dir))
+    except FileNotFoundError as error:
+        raise ConfigError([f"data_dir: got {run.root.data_dir!r}: {error}"]) from None
+    except (OSError, ValueError) as error:
+        text = str(error)
+        raise ConfigError([f"dataset.{text}" if ": got" in text else f"dataset: {text}"]) from None
+    return raw.to(run.runtime.torch_device)
+
+
+def prepare(run: Run, raw: Raw) -> Search:
+    """The search that a configuration means, with every step counted in updates.
+
+    Raises ConfigError with all faults found: a batch above the train split, a
+    model that does not fit the images, steps outside the training, patterns
+    that mean no layer, densities that cannot be reached.
+    """
+    root = run.root
+    tasks = _tasks(run, raw)
+    task = tasks[root.seeds[0]]
+    per_epoch = task.updates_per_epoch
+    faults = _fit(run, task)
+    if faults:
+        raise ConfigError(faults)
+    total = Step.parse(root.train_steps).updates(per_epoch)
+    rewind_step = Step.parse(root.rewind_step).updates(per_epoch)
+    prune_at = root.prune_at
+    if prune_at not in ("end", EARLY_STOP):
+        at: str | int = Step.parse(prune_at).updates(per_epoch)
+    else:
+        at = prune_at
+    keep = {Step.parse(k).updates(per_epoch) for k in root.keep if k != EARLY_STOP}
+    search = Search(
+        seeds=root.seeds,
+        levels=root.levels,
+        tasks=tasks,
+        model=run.model,
+        init=run.init,
+        optimizer=run.optimizer,
+        learning_rate=LearningRate(
+            shape=resolve(run.lr, per_epoch),
+            total=total,
+            warmup=Step.parse(root.warmup).updates(per_epoch),
+        ),
+        criterion=run.criterion,
+        allocation=run.allocation,
+        schedule=run.schedule,
+        rewind=run.rewind,
+        baselines=variants(run),
+        eval_every=Step.parse(root.eval_every).updates(per_epoch),
+        rewind_step=rewind_step,
+        prune_at=at,
+        exclude=root.exclude,
+        order=root.order,
+        streams=root.streams,
+        label_smoothing=root.label_smoothing,
+        grad_clip=root.grad_clip,
+        precision=root.precision,
+        watch=Watch(
+            keep=frozenset(keep),
+            keep_early_stop=EARLY_STOP in root.keep,
+            test_curve=root.test_curve,
+            probes=run.event,
+        ),
+    )
+    faults = _step_faults(run, search, keep)
+    if faults:
+        raise ConfigError(faults)
+    return _with_baseline_levels(run, search)
+
+
+def variants(run: Run) -> dict[str, Any]:
+    """The controls by variant name: the component's own with its options, or the user's key.
+
+    Options are in the name, so that two forms of one control do not collide.
+    """
+    named = {}
+    for key, baseline in run.baseline.items():
+        options = {
+            k: v for k, v in run.specs["baseline"][key].items() if k not in ("name", "draws")
+        }
+        own = type(baseline).__module__.rpartition(".")[2] == key
+        text = ",".join(f"{k}={_short(v)}" for k, v in options.items())
+        named[f"{key},{text}" if own and text else key] = baseline
+    return named
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "+".join(str(v) for k, v in value.items() if k != "name")
+    return str(value)
+
+
+def _tasks(run: Run, raw: Raw) -> dict[int, Task]:
+    dataset: DataSet = run.dataset
+    split = run.root.streams.get("split")
+    try:
+        return {
+            seed: dataset.task(raw, seed=seed, batch_size=run.root.batch_size, split=split)
+            for seed in run.root.seeds
+        }
+    except ValueError as error:
+        text = str(error)
+        raise ConfigError([text if text.startswith("batch_size") else f"dataset.{text}"]) from None
+
+
+def _fit(run: Run, task: Task) -> list[str]:
+    """Whether the model takes the images and gives one score per class."""
+    try:
+        module = build_model(run.model, task, generator("fit"))
+        run.init(module, generator=generator("fit"))
+        x, _ = task.train.gather(torch.arange(2, device=run.runtime.torch_device))
+        with torch.no_grad():
+            y = module.eval()(x.cpu())
+        layer.select(layer.kinds(module), run.root.exclude)
+    except ValueError as error:
+        text = str(error)
+        key = "exclude" if text.startswith("got") else "model"
+        return [f"{key}: {text}" if key == "exclude" else f"model.{text}"]
+    except (RuntimeError, TypeError, IndexError) as error:
+        first = str(error).splitlines()[0]
+        return [
+            f"model: got {run.specs['model']['name']}, allowed: a network that takes images of "
+            f"shape {list(task.input_shape)} ({first})"
+        ]
+    if tuple(y.shape) != (2, task.num_classes):
+        return [
+            f"model: got {run.specs['model']['name']} with outputs of shape {list(y.shape)} for "
+            f"two images, allowed: [2, {task.num_classes}] (one score per class)"
+        ]
+    return []
+
+
+def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
+    root, total = run.root, search.train_steps
+    faults = []
+    if not search.rewind_step < total:
+        faults.append(
+            f"rewind_step: got {root.rewind_step}, allowed: below {total}it (train_steps)"
+        )
+    if search.learning_rate.warmup > total:
+        faults.append(f"warmup: got {root.warmup}, allowed: up to {total}it (train_steps)")
+    for milestone in getattr(search.learning_rate.shape, "milestones", ()):
+        if milestone.iterations >= total:
+            faults.append(f"lr.milestones: got {milestone}, allowed: below {total}it (train_steps)")
+    for step in keep:
+        if step > total:
+            faults.append(f"keep: got {step}it, allowed: up to {total}it (train_steps)")
+    rewinds = {"rewind": run.rewind}
+    rewinds |= {f"baseline.{k}.rewind": getattr(b, "rewind", None) for k, b in run.baseline.items()}
+    first = search.rewind_step
+    for key, rewind in rewinds.items():
+        if not hasattr(rewind, "span"):
+            continue
+        try:
+            begin, _ = rewind.span(
+                rewind_step=search.rewind_step,
+                train_steps=total,
+                updates_per_epoch=search.tasks[root.seeds[0]].updates_per_epoch,
+            )
+            first = begin if key == "rewind" else first
+        except ValueError as error:
+            faults.append(f"{key}.{error}")
+        if getattr(rewind, "optimizer", "fresh") == "saved" and search.rewind_step == 0:
+            faults.append(f"{key}.optimizer: got 'saved', allowed: fresh (with rewind_step=0it)")
+    if isinstance(search.prune_at, int) and not first <= search.prune_at <= total:
+        faults.append(
+            f"prune_at: got {root.prune_at}, allowed: {first}it to {total}it, end or early_stop"
+        )
+    return faults
+
+
+def ladder(search: Search, levels: int) -> list[float]:
+    """The density of levels 0 to ``levels``, by pruning the initial weights, untrained."""
+    start = search.theta_0(search.seeds[0])
+    excluded = set(layer.select(search.layers, search.exclude))
+    by_level = [masks.full(start.weights, search.layers)]
+    for level in range(1, levels + 1):
+        parent = by_level[search.schedule(level).parent]
+        scores = {n: start.weights[n].abs() for n in parent if n not in excluded}
+        by_level.append(search.allocate(scores, parent, level, frozenset(excluded)))
+    return [masks.density(m) for m in by_level]
+
+
+def _with_baseline_levels(run: Run, search: Search) -> Search:
+    """Turn densities into the levels nearest to them (on the log scale), and try the ladder."""
+    wanted = parse_levels(run.root.baseline_levels)
+    big = sum(search.theta_0(search.seeds[0]).weights[n].numel() for n in search.layers)
+    densities_needed = wanted != "all" and any(isinstance(v, float) for v in wanted)
+    levels = search.levels if big <= SIMULATED or densities_needed else min(1, search.levels)
+    try:
+        densities = ladder(search, levels)
+    except ValueError as error:
+        group = "allocation" if str(error).startswith("rates") else "schedule"
+        raise ConfigError([f"{group}.{error}"]) from None
+    if wanted == "all":
+        return search
+    chosen = set()
+    for value in wanted:
+        if isinstance(value, int):
+            if value > search.levels:
+                raise ConfigError(
+                    [f"baseline_levels: got {value}, allowed: 1 to {search.levels} (levels)"]
+                )
+            chosen.add(value)
+        else:
+            distance = [abs(math.log(d / float(value))) for d in densities]
+            chosen.add(min(range(1, len(densities)), key=lambda i: distance[i]))
+    return dataclasses.replace(search, baseline_levels=frozenset(chosen))
