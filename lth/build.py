@@ -17,7 +17,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lth import protocol
-from lth.config import GROUPS, ConfigError, RunConfig, run_id, semantic
+from lth.config import GROUPS, ConfigError, RunConfig, Streams, run_id, semantic
 from lth.dataset.dataset import DataSet
 from lth.event.checkpoint import Interval
 from lth.event.keep import EARLY_STOP
@@ -101,7 +101,7 @@ def build(config: DictConfig) -> Run:
     assert runtime is not None
     named = semantic(root, specs)
     return Run(
-        root=RunConfig(**root),
+        root=RunConfig(**{**root, "streams": Streams(**root["streams"])}),
         components=components,
         specs=specs,
         semantic=named,
@@ -161,13 +161,9 @@ def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list
         "verdict_density",
         "[low,high], fractions with 0 <= low <= high <= 1",
     )
-    known = ("init", "split", "order", "augment", "module", "control")
     for name, seed in root["streams"].items():
-        if name not in known or seed < 0:
-            faults.append(
-                f"streams.{name}: got {_show(seed)}, allowed: a seed from 0 for one of "
-                f"{', '.join(known)}"
-            )
+        if seed is not None and seed < 0:
+            faults.append(f"streams.{name}: got {seed}, allowed: null or a seed from 0")
     steps = {k: _step(root[k], k, faults) for k in ("train_steps", "rewind_step", "warmup")}
     steps["eval_every"] = _step(root["eval_every"], "eval_every", faults)
     for key in ("train_steps", "eval_every"):
@@ -343,12 +339,25 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _name(hint: Any) -> str:
-    if inspect.isclass(hint) and not typing.get_args(hint):
-        return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
-            hint, hint.__name__
-        )
+    """A type in words; what YAML cannot write (a tensor, a Protocol) is left out of a union."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        written = [a for a in typing.get_args(hint) if _WORDS.get(a) or typing.get_args(a)]
+        return " or ".join(_name(a) for a in written) or "null"
+    if hint in _WORDS:
+        return _WORDS[hint]
     text = str(hint).replace("typing.", "").replace("collections.abc.", "")
-    return text.replace("lth.step.", "").replace("NoneType", "null").replace("None", "null")
+    return text.replace("lth.step.", "").replace("lth.protocol.", "")
+
+
+_WORDS: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    Step: "a step such as 500it or 3ep",
+    Path: "a path",
+    type(None): "null",
+}
 
 
 def _protocol_faults(group: str, key: str, component: Any, target: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +11,10 @@ from lth.engine.loop import Loop
 from lth.event.checkpoint import Checkpoint, Interval
 from lth.event.evaluate import Evaluate
 from lth.event.keep import EARLY_STOP, Keep
-from lth.protocol import Engine, Event, Moment, Record, Resume, Stop, Store
+from lth.protocol import Engine, Event, Moment, Record, Result, Resume, Stop, Store
 from lth.runtime import Runtime
-from lth.store.stored import DamagedError, Stored
+from lth.spec import spec
+from lth.store.stored import DamagedError, Stored, digests_of
 from lth.training import Training
 
 
@@ -39,8 +40,14 @@ class Watch:
         return {str(s) for s in self.keep} | ({EARLY_STOP} if self.keep_early_stop else set())
 
     def observed(self) -> dict[str, Any]:
-        """What ``done.json`` says was recorded."""
-        return {"test_curve": self.test_curve, "probes": sorted(self.probes)}
+        """What ``done.json`` says was recorded: the probes by name, with their options."""
+        probes = {name: spec(probe) for name, probe in self.probes.items()}
+        return {"test_curve": self.test_curve, "probes": probes}
+
+    def conditions(self) -> dict[str, Any]:
+        """What a checkpoint must have watched too, for its record to be whole."""
+        states = {"kept": sorted(self.kept()), "optimizer": self.keep_optimizer}
+        return {**states, **self.observed()}
 
 
 @dataclass(kw_only=True)
@@ -74,6 +81,8 @@ class Workshop:
         while groups:
             waiting = [g for g in groups if not self._attempt(g, unique, wanted, done, wait=False)]
             if len(waiting) == len(groups):
+                names = ", ".join(i[:12] for i in waiting[0])
+                self.say(f"waiting for another process, which is at work on Training {names}")
                 self._attempt(waiting.pop(0), unique, wanted, done, wait=True)
             groups = waiting
         return [done[t.id] for t in trainings]
@@ -88,8 +97,8 @@ class Workshop:
         wait: bool,
     ) -> bool:
         """Complete one group; False where another process is at work on it."""
-        found = {i: self._find(trainings[i], wanted[i]) for i in group}
-        if all(s is not None for s in found.values()):
+        found = {i: self._find(i, wanted[i]) for i in group}
+        if all(found.values()):
             done.update({i: s for i, s in found.items() if s is not None})
             return True
         with ExitStack() as locks:
@@ -97,75 +106,74 @@ class Workshop:
                 if not locks.enter_context(self.store.lock(i, wait=wait)):
                     return False
             # Another process may have finished it while this one got the lock.
-            found = {i: self._find(trainings[i], wanted[i]) for i in group}
-            lacking = [trainings[i] for i in group if found[i] is None]
-            done.update({i: s for i, s in found.items() if s is not None})
-            stored = {t.id: self._stored(t) for t in lacking}
-            fresh = [t for t in lacking if stored[t.id] is None]
-            self._train(fresh, wanted, done)
-            for training in lacking:
-                old = stored[training.id]
+            stored = {i: self._stored(i) for i in group}
+            for result in self._train([trainings[i] for i in group if not stored[i]], wanted):
+                training = result.training
+                observed = wanted[training.id].observed()
+                done[training.id] = self.store.put(result, observed=observed)
+                self.committed(training, done[training.id])
+            for i, old in stored.items():
                 if old is not None:
-                    done[training.id] = self._replay(training, old, wanted[training.id])
+                    lacks = _missing_states(old, wanted[i]) or _lacks_rows(old, wanted[i])
+                    done[i] = self._replay(trainings[i], old, wanted[i]) if lacks else old
         return True
 
     def _train(
-        self, group: Sequence[Training], wanted: Mapping[str, Watch], done: dict[str, Stored]
-    ) -> None:
+        self, group: Sequence[Training], watches: Mapping[str, Watch]
+    ) -> Iterable[Result]:
+        """Train from the start or from checkpoints, and keep checkpoints meanwhile."""
         if not group:
-            return
-        for result in self.engine.train(
+            return ()
+        return self.engine.train(
             group,
-            events=lambda t: self._events(t, wanted[t.id]),
-            resume=self._resume,
+            events=lambda t: self._events(t, watches[t.id]),
+            resume=lambda t: self._resume(t, watches[t.id]),
             runtime=self.runtime,
-        ):
-            training = result.training
-            observed = wanted[training.id].observed()
-            done[training.id] = self.store.put(result, observed=observed)
-            self.committed(training, done[training.id])
+        )
 
     def _events(self, training: Training, watch: Watch) -> list[Event]:
+        conditions = self._conditions(training, watch)
         return [
             Evaluate(test_curve=watch.test_curve),
             Keep(at=watch.keep, early_stop=watch.keep_early_stop, optimizer=watch.keep_optimizer),
             *watch.probes.values(),
             *self.observe(training),
-            Checkpoint(interval=self.checkpoint, save=self._save),
+            Checkpoint(
+                interval=self.checkpoint,
+                save=lambda t, resume: self.store.save_checkpoint(t, resume, conditions),
+            ),
         ]
 
-    def _save(self, training: Training, resume: Resume) -> None:
-        self.store.save_checkpoint(training, resume, self.engine.numerics(self.runtime, training))
-
-    def _resume(self, training: Training) -> Resume | None:
+    def _conditions(self, training: Training, watch: Watch) -> dict[str, Any]:
+        """What must be equal for a checkpoint to be gone on from."""
         numerics = self.engine.numerics(self.runtime, training)
+        return {"numerics": numerics, "watch": watch.conditions()}
+
+    def _resume(self, training: Training, watch: Watch) -> Resume | None:
         try:
-            return self.store.load_checkpoint(training, numerics)
+            return self.store.load_checkpoint(training, self._conditions(training, watch))
         except DamagedError as damage:
             self.say(f"damaged: {damage}; this training starts again")
             return None
 
-    def _stored(self, training: Training) -> Stored | None:
+    def _stored(self, training_id: str) -> Stored | None:
         """What the store has; damaged Trainings are named and discarded."""
         try:
-            return self.store.get(training.id)
+            return self.store.get(training_id)
         except DamagedError as damage:
             self.say(f"damaged: {damage}; it is recomputed")
-            self.store.discard(training.id)
+            self.store.discard(training_id)
             return None
 
-    def _find(self, training: Training, watch: Watch) -> Stored | None:
+    def _find(self, training_id: str, watch: Watch) -> Stored | None:
         """The stored Training where it has all that is to be watched."""
         try:
-            stored = self.store.get(training.id)
+            stored = self.store.get(training_id)
+            if stored is None or _missing_states(stored, watch) or _lacks_rows(stored, watch):
+                return None
         except DamagedError:
             return None
-        if stored is None or self._lacks(stored, watch):
-            return None
         return stored
-
-    def _lacks(self, stored: Stored, watch: Watch) -> bool:
-        return bool(_missing_states(stored, watch)) or _lacks_rows(stored, watch)
 
     def _replay(self, training: Training, old: Stored, watch: Watch) -> Stored:
         """Run a stored Training again to record what was not recorded the first time."""
@@ -183,9 +191,11 @@ class Workshop:
         states = _missing_states(old, watch)
         if _lacks_rows(old, watch) or EARLY_STOP in states:
             return self._replay_whole(training, old, watch)
-        last = max(int(s) for s in states)
-        self.say(f"replaying Training {training.id[:12]} to step {last} for its state there")
-        keep = Keep(at=frozenset(int(s) for s in states), optimizer=watch.keep_optimizer)
+        steps = frozenset(int(s) for s in states)
+        # The next evaluation tells whether the states before it can be trusted.
+        last = min(s for s in training.grid() if s >= max(steps))
+        self.say(f"replaying Training {training.id[:12]} to step {last} for what it did not keep")
+        keep = Keep(at=steps, optimizer=watch.keep_optimizer)
         events: list[Event] = [Evaluate(), keep, _StopAt(last)]
         (result,) = self.engine.train(
             [training], events=lambda t: events, resume=lambda t: None, runtime=self.runtime
@@ -195,31 +205,22 @@ class Workshop:
 
     def _replay_whole(self, training: Training, old: Stored, watch: Watch) -> Stored:
         self.say(f"replaying Training {training.id[:12]} to record what was not recorded")
-        steps = {int(s) for s in old.kept() - {EARLY_STOP}}
-        known = set(old.done["observed"]["probes"]) - watch.probes.keys()
-        if known:
-            raise ReplayError(
-                f"Training {training.id[:12]} also holds the probes {', '.join(sorted(known))}: "
-                "name them too"
-            )
+        observed = old.done["observed"]
         union = Watch(
-            keep=watch.keep | steps,
+            keep=watch.keep | {int(s) for s in old.kept() - {EARLY_STOP}},
             keep_early_stop=watch.keep_early_stop or EARLY_STOP in old.kept(),
             keep_optimizer=watch.keep_optimizer or _keeps_optimizer(old),
-            test_curve=watch.test_curve or old.done["observed"]["test_curve"],
+            test_curve=watch.test_curve or observed["test_curve"],
             probes=watch.probes,
         )
-        (result,) = self.engine.train(
-            [training],
-            events=lambda t: self._events(t, union),
-            resume=self._resume,
-            runtime=self.runtime,
-        )
+        (result,) = self._train([training], {training.id: union})
         _check_prefix(training, result.record, old)
-        stored = self.store.put(result, observed=union.observed())
-        if stored.done["digests"] != old.done["digests"]:
+        if digests_of(result) != old.done["digests"]:
             raise ReplayError(f"the replay of Training {training.id[:12]} ended elsewhere")
-        return stored
+        # What other probes saw then they would see again.
+        result.record.probes = {n: old.probe(n) for n in old.probes()} | result.record.probes
+        probes = observed["probes"] | union.observed()["probes"]
+        return self.store.put(result, observed={**union.observed(), "probes": probes})
 
 
 @dataclass(frozen=True)
@@ -240,21 +241,23 @@ def _watch_of(watch: Mapping[str, Watch] | Watch | None, training_id: str) -> Wa
 
 
 def _missing_states(stored: Stored, watch: Watch) -> set[str]:
-    if stored.status == "diverged":
-        return set()
-    kept = stored.kept()
-    bare = {s for s in kept - {EARLY_STOP} if stored.state(s).optimizer is None}
-    reached = range(stored.done["first_step"], stored.done["last_step"] + 1)
-    # A step that the training never passes (0 of one that starts at k) cannot be kept.
-    wanted = {s for s in watch.kept() if s == EARLY_STOP or int(s) in reached}
-    return (wanted - kept) | ({s for s in wanted & bare} if watch.keep_optimizer else set())
+    """The states to be kept that the training passed and did not keep (as asked for)."""
+    done, kept = stored.done, stored.kept()
+    # Not the step at which a training diverged, nor 0 of one that starts at k.
+    stop = done["first_step"] + done["updates"] + (stored.status == "done")
+    passed = {str(s) for s in watch.keep if done["first_step"] <= s < stop}
+    if watch.keep_early_stop and done["early_stop"] is not None:
+        passed.add(EARLY_STOP)
+    if watch.keep_optimizer:
+        kept -= {s for s in kept - {EARLY_STOP} if stored.state(s).optimizer is None}
+    return passed - kept
 
 
 def _lacks_rows(stored: Stored, watch: Watch) -> bool:
-    observed = stored.done["observed"]
-    if watch.test_curve and not observed["test_curve"]:
+    old, new = stored.done["observed"], watch.observed()
+    if new["test_curve"] and not old["test_curve"]:
         return True
-    return not set(watch.probes) <= set(observed["probes"])
+    return any(old["probes"].get(name) != probe for name, probe in new["probes"].items())
 
 
 def _keeps_optimizer(stored: Stored) -> bool:
@@ -263,9 +266,9 @@ def _keeps_optimizer(stored: Stored) -> bool:
 
 
 def _check_prefix(training: Training, record: Record, old: Stored) -> None:
-    """A replay must repeat the stored losses to the last bit."""
+    """A replay must repeat the stored losses to the last bit (a diverged one ends with NaN)."""
     for new, stored in zip(record.metrics, old.metrics(), strict=False):
-        if new["val_loss"] != stored["val_loss"]:
+        if str(new["val_loss"]) != str(stored["val_loss"]):
             raise ReplayError(
                 f"the replay of Training {training.id[:12]} left its stored curve at step "
                 f"{int(new['step'])}, so its states cannot be trusted"

@@ -134,6 +134,11 @@ def _begin(run: Run, folder: RunFolder, digest: str, experiment: str | None) -> 
         )
     except ValueError as error:
         raise ConfigError([f"store.root: {error}"]) from None
+    except OSError as error:
+        root = str(folder.store_root)
+        raise ConfigError(
+            [f"store.root: got {root!r}, allowed: a folder that can be written ({error.strerror})"]
+        ) from None
 
 
 def _refer(row: Row, folder: RunFolder, display: _Display) -> None:

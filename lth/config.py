@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lth.spec import Json, content_id
@@ -58,6 +58,18 @@ class ConfigError(Exception):
 
 
 @dataclass
+class Streams:
+    """A seed of its own for single random streams; null takes the run's seed."""
+
+    init: int | None = None
+    split: int | None = None
+    order: int | None = None
+    augment: int | None = None
+    module: int | None = None
+    control: int | None = None
+
+
+@dataclass
 class RunConfig:
     """The typed root of a configuration. Steps are ``500it``, ``3ep`` or ``1ep30it``.
 
@@ -72,7 +84,7 @@ class RunConfig:
     prune_at: str = "end"
     exclude: list[str] = field(default_factory=list)
     order: str = "per_level"
-    streams: dict[str, int] = field(default_factory=dict)
+    streams: Streams = field(default_factory=Streams)
     warmup: str = "0it"
     eval_every: str = "100it"
     test_curve: bool = False
@@ -109,8 +121,8 @@ class RunConfig:
 
 def semantic(root: Mapping[str, Any], components: Mapping[str, Json]) -> dict[str, Json]:
     """What the run_id hashes: the semantic components' specs and root keys not at their default."""
-    default = RunConfig()
-    keys = {k: root[k] for k in SEMANTIC_KEYS if root[k] != getattr(default, k)}
+    default = asdict(RunConfig())
+    keys = {k: root[k] for k in SEMANTIC_KEYS if root[k] != default[k]}
     return {**{g: components[g] for g in SEMANTIC_GROUPS}, **keys}
 
 

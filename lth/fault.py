@@ -18,6 +18,10 @@ def explain(error: BaseException, overrides: Sequence[str]) -> list[str]:
         return [_missing(error, overrides)]
     if isinstance(error, OverrideParseException):
         return [f"command line: got {error.override!r}, allowed: key=value ({_first(error)})"]
+    ambiguous = [o for o in overrides if "Ambiguous value" in str(error) and o in str(error)]
+    for override in ambiguous:
+        key, _, value = override.partition("=")
+        return [f"{key}: got {value!r}, allowed: one value (several make a sweep: -m)"]
     for cause in _causes(error):
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return [_key_fault(cause, overrides)]
@@ -43,6 +47,10 @@ def _key_fault(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
     if root not in known:
         return f"{key}: got {given}, allowed: {', '.join(known)}{_close(root, known)}"
     text = _first(error)
+    if "not in struct" in text and error.parent_node is not None:
+        siblings = [str(k) for k in error.parent_node if not str(k).startswith("_")]
+        allowed = ", ".join(siblings) or "no options"
+        return f"{key}: got {given}, allowed: {allowed}{_close(str(error.key), siblings)}"
     kinds = {
         "converted to Integer": "a whole number",
         "converted to Float": "a number",
@@ -51,11 +59,11 @@ def _key_fault(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
         "is not Optional": "a value, not null",
         "not convertible to list": "a list such as [0,1]",
         "to a ListConfig": "a list such as [0,1]",
-        "not a list": "a list such as [0,1]",
+        "not a ListConfig": "a list such as [0,1]",
         "as a list": "a list such as [0,1]",
     }
-    allowed = next((v for k, v in kinds.items() if k in text), None)
-    return f"{key}: got {given}, allowed: {allowed}" if allowed else f"{key}: got {given} ({text})"
+    kind = next((v for k, v in kinds.items() if k in text), None)
+    return f"{key}: got {given}, allowed: {kind}" if kind else f"{key}: got {given} ({text})"
 
 
 def _given(key: str, overrides: Sequence[str]) -> str:

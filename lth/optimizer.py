@@ -60,18 +60,23 @@ def slots(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tens
     for name, parameter in module.named_parameters():
         for slot, value in optimizer.state.get(parameter, {}).items():
             if value is not None:
-                found[f"{name}/{slot}"] = torch.as_tensor(value).detach().cpu().clone()
+                tensor = torch.as_tensor(value).detach().cpu()
+                found[f"{name}/{slot}"] = tensor.clone(memory_format=torch.contiguous_format)
     return found
 
 
 def load_slots_(optimizer: torch.optim.Optimizer, module: nn.Module, saved: Weights | None) -> None:
-    """Put saved slots back; None or an empty mapping leaves the optimizer fresh."""
-    optimizer.state.clear()
+    """Put saved slots into a fresh optimizer; None or an empty mapping leaves it fresh."""
     parameters: Mapping[str, nn.Parameter] = dict(module.named_parameters())
+    on_device = any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)
     for key, value in (saved or {}).items():
         name, _, slot = key.rpartition("/")
         parameter = parameters[name]
-        # Counters (Adam's step) are scalars that stay where the optimizer keeps them.
-        fused = any(g.get("fused") for g in optimizer.param_groups)
-        device = parameter.device if value.ndim or fused else "cpu"
-        optimizer.state[parameter][slot] = value.clone().to(device)
+        if slot == "step":  # torch keeps the counter on the CPU but for these kernels
+            loaded = value.clone().to(parameter.device if on_device else "cpu")
+        elif value.shape == parameter.shape:
+            # Fused kernels walk weights and slots side by side in memory, so these lie alike.
+            loaded = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        else:
+            loaded = value.clone().to(parameter.device)
+        optimizer.state[parameter][slot] = loaded

@@ -83,7 +83,7 @@ def prepare(run: Run, raw: Raw) -> Search:
         prune_at=at,
         exclude=root.exclude,
         order=root.order,
-        streams=root.streams,
+        streams={k: v for k, v in dataclasses.asdict(root.streams).items() if v is not None},
         label_smoothing=root.label_smoothing,
         grad_clip=root.grad_clip,
         precision=root.precision,
@@ -124,7 +124,7 @@ def _short(value: Any) -> str:
 
 def _tasks(run: Run, raw: Raw) -> dict[int, Task]:
     dataset: DataSet = run.dataset
-    split = run.root.streams.get("split")
+    split = run.root.streams.split
     try:
         return {
             seed: dataset.task(raw, seed=seed, batch_size=run.root.batch_size, split=split)

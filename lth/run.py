@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -17,10 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lth.config import ConfigError, RunConfig
+from lth.cell import record, slug
+from lth.config import GROUPS, ConfigError, RunConfig
 from lth.fault import explain
 from lth.paths import conf_dir
-from lth.sweep import CellSweeper, record, slug
 
 DONE, FAILED, AT_FAULT, INTERRUPTED = 0, 1, 2, 130
 
@@ -38,38 +39,78 @@ def execute(config: DictConfig, experiment: str | None, *, report: bool) -> str:
 
 
 def task(config: DictConfig) -> int:
-    """One Hydra job; its exit code."""
+    """One Hydra job; in a sweep its exit code, else it ends the process with it."""
     settings = HydraConfig.get()
-    if settings.mode != RunMode.MULTIRUN:
-        execute(config, settings.runtime.choices.get("experiments"), report=config.report)
-        return DONE
     overrides = list(settings.overrides.task)
-    directory, cell = Path(settings.sweep.dir), slug(overrides)
-    print(f"cell {' '.join(overrides)}", flush=True)
-    code, run_id, reason = DONE, None, None
+    sweep = settings.mode == RunMode.MULTIRUN
+    code, run_id, faults = DONE, None, list[str]()
+    if sweep:
+        print(f"cell {' '.join(overrides)}", flush=True)
     try:
-        run_id = execute(config, settings.runtime.choices.get("experiments"), report=False)
-    except ConfigError as error:
-        code, reason = AT_FAULT, "; ".join(error.faults)
+        experiment = settings.runtime.choices.get("experiments")
+        run_id = execute(config, experiment, report=config.report and not sweep)
     except Exception as error:
-        # Whatever ends a cell must not end the sweep; the trace is for its author.
-        traceback.print_exc()
-        code, reason = FAILED, f"{type(error).__name__}: {error}"
-    if reason is not None:
-        print(f"failed: {reason}", file=sys.stderr, flush=True)
-    status = "failed" if code else "done"
-    record(directory, cell, overrides=overrides, run_id=run_id, status=status, reason=reason)
+        # Whatever ends a cell must not end the sweep.
+        code, faults = _fault(error)
+        _complain(faults)
+    if not sweep:
+        raise SystemExit(code)
+    record(
+        Path(settings.sweep.dir),
+        slug(overrides),
+        overrides=overrides,
+        run_id=run_id,
+        status="failed" if code else "done",
+        reason="; ".join(faults) or None,
+    )
+    folder = Path(settings.runtime.output_dir)
+    if not any(folder.iterdir()):
+        # Hydra makes one for each job; only launchers with logs of their own fill it.
+        folder.rmdir()
     return code
+
+
+def _fault(error: Exception) -> tuple[int, list[str]]:
+    """The exit code of an exception and what to say; a defect of ours shows its trace."""
+    from lth.conduct import FailedError
+    from lth.store.stored import DamagedError
+
+    if isinstance(error, ConfigError):
+        return AT_FAULT, error.faults
+    if isinstance(error, DamagedError):
+        return FAILED, [f"damaged: {error}"]
+    if not isinstance(error, FailedError | OSError):
+        traceback.print_exception(error)
+    return FAILED, [str(error) if str(error) else type(error).__name__]
+
+
+def schema() -> DictConfig:
+    """The typed root, with its groups open: ``dataset.subsample=0.5`` needs no ``+``.
+
+    What such a key may be is checked against the component's signature by ``build``.
+    """
+    config: DictConfig = OmegaConf.structured(RunConfig)
+    for name in GROUPS:
+        config[name] = DictConfig({}, flags={"struct": False})
+    return config
 
 
 def register() -> None:
     """Tell Hydra of the typed root, the sweeper and the names of a sweep's folders."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=RunConfig)
-    target = f"{CellSweeper.__module__}.{CellSweeper.__qualname__}"
-    node = {"_target_": target, "max_batch_size": None, "params": None}
+    store.store(name="schema", node=schema())
+    plugins = Plugins.instance()
+    # Only now: reading its plug-ins, Hydra makes their classes anew.
+    from lth.sweep import CellSweeper
+
+    # Hydra takes plug-ins only from the package hydra_plugins. A module of that name on disk
+    # would be loaded by every Hydra program of the environment, so this one lives in memory.
+    package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
+    sweeper = type("CellSweeper", (CellSweeper,), {"__module__": "hydra_plugins.lth"})
+    vars(package)["lth"] = SimpleNamespace(CellSweeper=sweeper)
+    node = {"_target_": "hydra_plugins.lth.CellSweeper", "max_batch_size": None, "params": None}
     store.store(group="hydra/sweeper", name="cells", node=node)
-    Plugins.instance().register(CellSweeper)
+    plugins.register(sweeper)
     OmegaConf.register_new_resolver("lth.cell", slug, replace=True)
 
 
@@ -84,10 +125,9 @@ def main() -> int:
     began = time.monotonic()
     try:
         command()
-    except ConfigError as error:
-        return _complain(error.faults)
     except (HydraException, OmegaConfBaseException) as error:
-        return _complain(explain(error, sys.argv[1:]))
+        _complain(explain(error, sys.argv[1:]))
+        return AT_FAULT
     except KeyboardInterrupt:
         print(
             f"\ninterrupted after {time.monotonic() - began:.0f} s; what was finished is stored, "
@@ -98,10 +138,9 @@ def main() -> int:
     return DONE
 
 
-def _complain(faults: list[str]) -> int:
+def _complain(faults: list[str]) -> None:
     for fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
-    return AT_FAULT
+        print(f"error: {fault}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
 from omegaconf import OmegaConf
 
+from lth.cell import record, slug
 from lth.fault import explain
-from lth.store.files import write_atomically
-
-LENGTH = 80
-"""Longest name of a sweep or a cell."""
-
-
-def slug(overrides: Sequence[str]) -> str:
-    """A readable file name for a list of overrides, with a digest where it had to be cut."""
-    text = "_".join(sorted(overrides))
-    name = re.sub(r"[^A-Za-z0-9=,.+-]+", "_", text).strip("_.") or "default"
-    if len(name) <= LENGTH and name == text:
-        return name
-    return f"{name[: LENGTH - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def record(directory: Path, cell: str, **facts: Any) -> None:
-    """Write a cell's record: overrides, run_id, status, reason."""
-    directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(facts, indent=1, sort_keys=True)
-    write_atomically(directory / f"{cell}.json", text.encode())
 
 
 class CellSweeper(BasicSweeper):

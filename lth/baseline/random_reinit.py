@@ -64,9 +64,10 @@ class RandomReinit:
                 learning_rate=rate,
             )
             theta = train(dense).state("end")
+        first = 0 if self.origin == "init" else k
         return ticket.replace(
-            start=dataclasses.replace(theta, optimizer=None),
-            first_step=0 if self.origin == "init" else k,
+            start=dataclasses.replace(theta, step=first, optimizer=None),
+            first_step=first,
             last_step=history.train_steps,
             learning_rate=rate,
         )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lth.dataset.task import Split
@@ -62,13 +61,15 @@ class Loop:
             with runtime.active(training.precision), torch.random.fork_rng(devices=cuda):
                 live = _Live(training, runtime.torch_device, self)
                 record = live.run(events(training), resume(training))
-                yield Result(
+                result = Result(
                     training=training,
                     end=live.state(),
                     mask=live.mask,
                     record=record,
                     numerics=self.numerics(runtime, training),
                 )
+            # Outside, so that the caller works with its own generator, threads and flags.
+            yield result
 
 
 class _Live:
@@ -102,11 +103,12 @@ class _Live:
         stops = sorted(set().union(*due.values(), {training.last_step}))
         # A checkpoint is written last at its step, so on resuming that step's events are done.
         start = self.step if resume is None else self.step + 1
-        for stop in (s for s in stops if s >= start):
+        for stop in (s for s in stops if start <= s <= training.last_step):
             self._advance(stop)
             record.seconds = time.perf_counter() - began
             for event in events:
                 if self.step in due[id(event)] and self._happen(event, record):
+                    record.status = "stopped" if record.status == "running" else record.status
                     return record
         record.status = "done"
         return record
@@ -117,12 +119,12 @@ class _Live:
         weights = list(network.parameters.values())
         network.module.train()
         for step in range(self.step, stop):
-            torch.manual_seed(seed_of(*module_key, step))
+            network.seed_(seed_of(*module_key, step))
             network.set_rate(training.learning_rate(step))
             x, y = self._batches(step)
             with network.autocast():
                 logits = self._forward(x.contiguous(memory_format=self._layout))
-            loss = F.cross_entropy(logits.float(), y, label_smoothing=training.label_smoothing)
+            loss = network.loss(logits, y)
             loss.backward()  # type: ignore[no-untyped-call]
             network.mask_gradients_()
             if training.grad_clip is not None:
@@ -137,7 +139,8 @@ class _Live:
     def _happen(self, event: Event, record: Record) -> bool:
         outcome = event(self, record)
         if isinstance(outcome, Change):
-            if event not in self.training.events:
+            # By identity: an equal event among the observers would act a second time.
+            if not any(event is own for own in self.training.events):
                 raise ValueError(
                     f"{type(event).__name__} changes the training, so it belongs into its events"
                 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lth import mask as masks
 from lth.dataset.task import Split
 from lth.optimizer import build_optimizer, load_slots_, slots
 from lth.stream import generator
@@ -42,17 +43,19 @@ class Network:
 
     @torch.no_grad()
     def load(self, state: TrainState, mask: Mask) -> None:
-        """Copy a state in and fix the mask; the optimizer gets its slots or starts fresh."""
+        """Copy a state in, masked, and fix the mask; the optimizer gets its slots or starts fresh."""
+        _check(self.parameters, mask)
+        state = masks.apply_state(state, mask)
         _copy(self.parameters, state.weights, "weights")
         _copy(self.buffers, state.buffers, "buffers")
+        self.optimizer = build_optimizer(self.training.optimizer, self.module)
         load_slots_(self.optimizer, self.module, state.optimizer)
         self.mask = mask
         # A full mask multiplies by ones, which is exact, so it can be left out.
         partial = [n for n in mask if not bool(mask[n].all())]
         self._masked = [self.parameters[n] for n in partial]
         self._values = [p.data for p in self._masked]
-        self._factors = [mask[n].to(self.device, self._masked[0].dtype) for n in partial]
-        self.mask_weights_()
+        self._factors = [torch.empty_like(self.parameters[n]).copy_(mask[n]) for n in partial]
 
     @torch.no_grad()
     def mask_weights_(self) -> None:
@@ -75,6 +78,14 @@ class Network:
             optimizer=slots(self.optimizer, self.module) if optimizer else None,
         )
 
+    def seed_(self, seed: int) -> None:
+        """Seed the global generator that modules draw from (dropout)."""
+        if self.device.type == "cpu":
+            # torch.manual_seed looks for every accelerator: some 100 us, a fifth of a small step.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+
     def set_rate(self, multiplier: float) -> None:
         """Scale the optimizer's base learning rate."""
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
@@ -85,6 +96,11 @@ class Network:
         if self.training.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy with the Training's label smoothing, in float32 or wider."""
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return F.cross_entropy(wide, y, label_smoothing=self.training.label_smoothing)
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -111,14 +127,23 @@ class Network:
         buffers = {n: b.clone() for n, b in self.buffers.items()}
         devices: Sequence[torch.device] = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), self.autocast():
-            torch.manual_seed(seed)
+            self.seed_(seed)
             logits = torch.func.functional_call(self.module, (parameters, buffers), (x,))
-            loss = F.cross_entropy(logits.float(), y, label_smoothing=self.training.label_smoothing)
+        loss = self.loss(logits, y)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         return {
             n: torch.zeros_like(p) if g is None else g
             for (n, p), g in zip(parameters.items(), gradients, strict=True)
         }
+
+
+def _check(parameters: Mapping[str, Tensor], mask: Mask) -> None:
+    for name, kept in mask.items():
+        if name not in parameters or parameters[name].shape != kept.shape:
+            raise ValueError(
+                f"mask: got {name} of shape {tuple(kept.shape)}, allowed: "
+                f"{', '.join(f'{n} {tuple(p.shape)}' for n, p in parameters.items())}"
+            )
 
 
 def _copy(targets: dict[str, Tensor] | dict[str, nn.Parameter], source: Weights, what: str) -> None:

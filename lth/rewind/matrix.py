@@ -34,7 +34,7 @@ class Matrix:
     where the schedule restarts and T - k where not. ``optimizer``: ``fresh``, or
     the slots ``saved`` with theta_k. ``statistics``: the buffers (BatchNorm mean,
     variance, count) of the ``same`` state as the weights, or of the ``other``:
-    the parent's end for rewound weights, theta_k for final ones.
+    the parent's end for initial and rewound weights, theta_k for final ones.
     """
 
     weights: str = "rewound"
@@ -77,7 +77,10 @@ class Matrix:
         return first, first + updates
 
     def __call__(self, history: History) -> Restart:
-        """Where training begins; the state is not masked yet."""
+        """Where training begins; the state is not masked yet.
+
+        Raises ValueError where ``saved`` slots are asked for and theta_k has none.
+        """
         theta = {
             "initial": lambda: history.initial,
             "rewound": lambda: history.rewound,
@@ -87,6 +90,12 @@ class Matrix:
         if self.statistics == "other":
             other = history.rewound if self.weights == "final" else history.parent_end
             buffers = other.buffers
+        optimizer = history.rewound.optimizer if self.optimizer == "saved" else None
+        if self.optimizer == "saved" and optimizer is None:
+            raise ValueError(
+                f"optimizer: got 'saved', allowed: fresh (the state at step {history.rewind_step} "
+                "was kept without its slots)"
+            )
         first, last = self.span(
             rewind_step=history.rewind_step,
             train_steps=history.train_steps,
@@ -97,7 +106,7 @@ class Matrix:
                 step=first,
                 weights=theta.weights,
                 buffers=buffers,
-                optimizer=history.rewound.optimizer if self.optimizer == "saved" else None,
+                optimizer=optimizer,
             ),
             first_step=first,
             last_step=last,

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from lth import mask as masks
 from lth.protocol import Result, Resume
 from lth.store import checkpoints
-from lth.store.stored import DONE, DamagedError, Stored, done_of, files_of, read_done, sealed
+from lth.store.stored import (
+    DONE,
+    DamagedError,
+    Stored,
+    done_of,
+    files_of,
+    seal,
+    state_file,
+    unseal,
+)
 from lth.store.tensors import encode_state
 from lth.training import Training
 from lth.types import TrainState
@@ -53,7 +60,7 @@ class BlobStore:
         data = folder.read(DONE)
         if data is None:
             return None
-        done = read_done(data, folder.describe(DONE))
+        done = unseal(data, folder.describe(DONE))
         if done["id"] != training_id:
             raise DamagedError(folder.describe(DONE), "belongs to another Training")
         return Stored(training_id, folder, done)
@@ -66,22 +73,24 @@ class BlobStore:
         folder.delete([DONE])
         for name, data in files.items():
             folder.write(name, data)
-        folder.write(DONE, json.dumps(done, indent=1, sort_keys=True).encode())
+        folder.write(DONE, seal(done))
         folder.delete(set(folder.names()) - files.keys() - {DONE})
         return Stored(result.training.id, folder, done)
 
     def amend(self, stored: Stored, states: Mapping[str, TrainState]) -> Stored:
         """Add kept states to a committed Training, and commit again."""
         folder = self.folder(stored.id)
-        digests = dict(stored.done["files"])
-        own = stored.mask("start")
-        for name, state in states.items():
-            file = f"keep_{name}.safetensors"
-            data = encode_state(masks.apply_state(state, own), own)
-            folder.write(file, data)
-            digests[file] = hashlib.sha256(data).hexdigest()
-        done = sealed({**stored.done, "files": digests})
-        folder.write(DONE, json.dumps(done, indent=1, sort_keys=True).encode())
+        files = {
+            state_file(name): encode_state(state, stored.packing(name))
+            for name, state in states.items()
+        }
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        done = {**stored.done, "files": {**stored.done["files"], **digests}}
+        if files.keys() & stored.done["files"].keys():
+            folder.delete([DONE])
+        for name, data in files.items():
+            folder.write(name, data)
+        folder.write(DONE, seal(done))
         return Stored(stored.id, folder, done)
 
     def discard(self, training_id: str) -> None:
@@ -90,8 +99,11 @@ class BlobStore:
         folder.delete([DONE])
         folder.delete(folder.names())
 
-    def load_checkpoint(self, training: Training, numerics: Mapping[str, Any]) -> Resume | None:
-        """Where a killed training was, or None where it has to start again.
+    def load_checkpoint(self, training: Training, conditions: Mapping[str, Any]) -> Resume | None:
+        """Where a killed training was, or None where there is nothing to go on from.
+
+        ``conditions`` must be those under which it was saved: the numerics, and
+        what is watched.
 
         DamagedError where there is a checkpoint that cannot be trusted.
         """

@@ -17,6 +17,7 @@ from lth.training import Training
 from lth.types import Mask, Ticket, TrainState
 
 DONE = "done.json"
+MASK_START = "mask_start.safetensors"
 
 
 class DamagedError(Exception):
@@ -71,9 +72,9 @@ class Stored:
 
     def mask(self, when: str = "end") -> dict[str, Tensor]:
         """The mask at ``start`` or ``end`` (they differ only where the training changed it)."""
-        name = "mask_start.safetensors"
-        if when == "end" or name not in self.done["files"]:
-            name = "mask.safetensors"
+        name = "mask.safetensors"
+        if when != "end" and MASK_START in self.done["files"]:
+            name = MASK_START
         return tensors.decode_mask(self.read(name))
 
     def state(self, when: str | int) -> TrainState:
@@ -81,17 +82,32 @@ class Stored:
 
         KeyError where it was not kept.
         """
-        name = _state_file(str(when))
+        name = state_file(str(when))
         if name not in self.done["files"]:
             raise KeyError(f"Training {self.id[:12]} keeps no state {when!r}")
-        if when not in ("start", "end") and "mask_start.safetensors" in self.done["files"]:
-            return tensors.decode_state(self.read(name), {})
-        return tensors.decode_state(self.read(name), self.mask(str(when)))
+        return tensors.decode_state(self.read(name), self.packing(str(when)))
+
+    def packing(self, when: str) -> Mask:
+        """The mask whose survivors a state's file holds.
+
+        None for a state between start and end of a Training that changed its
+        mask: which mask it had then is not stored.
+        """
+        if when not in ("start", "end") and MASK_START in self.done["files"]:
+            return {}
+        return self.mask(when)
 
     def kept(self) -> set[str]:
         """The names of the kept states: ``early_stop`` and steps."""
-        names = (n for n in self.done["files"] if n.startswith("keep_"))
-        return {n.removeprefix("keep_").removesuffix(".safetensors") for n in names}
+        return self._names("keep_", ".safetensors")
+
+    def probes(self) -> set[str]:
+        """The names of the probes that recorded something."""
+        return self._names("probe_", ".parquet")
+
+    def _names(self, prefix: str, suffix: str) -> set[str]:
+        files = (n for n in self.done["files"] if n.startswith(prefix))
+        return {n.removeprefix(prefix).removesuffix(suffix) for n in files}
 
     def ticket(self) -> Ticket:
         """The mask and the start that this Training trained."""
@@ -107,7 +123,7 @@ class Stored:
 
     def probe(self, name: str) -> list[dict[str, Any]]:
         """The rows of a probe; KeyError where it did not run."""
-        if f"probe_{name}.parquet" not in self.done["files"]:
+        if name not in self.probes():
             raise KeyError(f"Training {self.id[:12]} ran no probe {name!r}")
         return tables.decode(self.read(f"probe_{name}.parquet"))
 
@@ -115,35 +131,43 @@ class Stored:
 def files_of(result: Result) -> dict[str, bytes]:
     """Everything that a result stores, but ``done.json``."""
     training, record = result.training, result.record
-    changed = tensor_digest(result.mask) != tensor_digest(training.mask)
     spec_text = json.dumps({"id": training.id, "spec": training.spec}, indent=1, sort_keys=True)
     files = {
         "training.json": spec_text.encode(),
         "mask.safetensors": tensors.encode_mask(result.mask),
         "start.safetensors": tensors.encode_state(training.start, training.mask),
-        "end.safetensors": tensors.encode_state(
-            masks.apply_state(result.end, result.mask), result.mask
-        ),
+        "end.safetensors": tensors.encode_state(result.end, result.mask),
         "metrics.parquet": tables.encode_metrics(record.metrics),
         "predictions.parquet": tables.encode_predictions(record.predictions),
     }
-    if changed:
-        files["mask_start.safetensors"] = tensors.encode_mask(training.mask)
+    own = training.mask
+    # Events may change the mask and change it back.
+    if training.events or tensor_digest(result.mask) != tensor_digest(training.mask):
+        files[MASK_START] = tensors.encode_mask(training.mask)
+        own = {}
     for name, state in record.states.items():
-        own: Mask = {} if changed else training.mask
-        files[_state_file(name)] = tensors.encode_state(masks.apply_state(state, own), own)
+        files[state_file(name)] = tensors.encode_state(state, own)
     for name, rows in record.probes.items():
         files[f"probe_{name}.parquet"] = tables.encode_rows(rows)
     return files
 
 
-def done_of(result: Result, files: Mapping[str, bytes], observed: Mapping[str, Any]) -> Json:
+def digests_of(result: Result) -> dict[str, str]:
+    """The digests of mask, start and end, whatever files they lie in."""
+    return {
+        "mask": tensor_digest(result.mask),
+        "start": state_digest(result.training.start),
+        "end": state_digest(masks.apply_state(result.end, result.mask)),
+    }
+
+
+def done_of(
+    result: Result, files: Mapping[str, bytes], observed: Mapping[str, Any]
+) -> dict[str, Any]:
     """What ``done.json`` says of a result; see docs/store.md."""
     training, record = result.training, result.record
     density_mask = {n: m for n, m in result.mask.items() if n in training.mask}
-    end = masks.apply_state(result.end, result.mask)
-    return sealed(
-        {
+    return {
             "id": training.id,
             "status": record.status,
             "updates": result.end.step - training.first_step,
@@ -159,31 +183,29 @@ def done_of(result: Result, files: Mapping[str, bytes], observed: Mapping[str, A
             "seconds": round(record.seconds, 3),
             "numerics": dict(result.numerics),
             "observed": dict(observed),
-            "digests": {
-                "mask": tensor_digest(result.mask),
-                "start": state_digest(training.start),
-                "end": state_digest(end),
-            },
+            "digests": digests_of(result),
             "files": {n: hashlib.sha256(data).hexdigest() for n, data in files.items()},
         }
-    )
 
 
-def sealed(done: dict[str, Any]) -> dict[str, Any]:
-    """``done`` with a digest of itself, so that a damaged one is noticed."""
-    body = {k: v for k, v in done.items() if k != "seal"}
-    return {**body, "seal": content_id(_finite(body))}
+def seal(values: Mapping[str, Any]) -> bytes:
+    """JSON with a digest of itself under ``seal``, so that damage is noticed."""
+    return json.dumps({**values, "seal": _seal(values)}, indent=1, sort_keys=True).encode()
 
 
-def read_done(data: bytes, path: str) -> dict[str, Any]:
-    """A sealed ``done.json``; DamagedError where it is not what was written."""
+def unseal(data: bytes, path: str) -> dict[str, Any]:
+    """The values that were sealed; DamagedError where ``data`` is anything else."""
     try:
-        done: dict[str, Any] = json.loads(data)
+        values = json.loads(data)
     except ValueError:
         raise DamagedError(path, "is not JSON") from None
-    if not isinstance(done, dict) or done.get("seal") != sealed(done)["seal"]:
+    if not isinstance(values, dict) or values.pop("seal", None) != _seal(values):
         raise DamagedError(path, "does not match its digest")
-    return done
+    return values
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    return content_id(_finite(values))
 
 
 def _early_stop(record: Record, training: Training) -> dict[str, Any] | None:
@@ -210,5 +232,5 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _state_file(when: str) -> str:
+def state_file(when: str) -> str:
     return f"{when}.safetensors" if when in ("start", "end") else f"keep_{when}.safetensors"
