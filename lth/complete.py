@@ -118,9 +118,7 @@ class Workshop:
                     done[i] = self._replay(trainings[i], old, wanted[i]) if lacks else old
         return True
 
-    def _train(
-        self, group: Sequence[Training], watches: Mapping[str, Watch]
-    ) -> Iterable[Result]:
+    def _train(self, group: Sequence[Training], watches: Mapping[str, Watch]) -> Iterable[Result]:
         """Train from the start or from checkpoints, and keep checkpoints meanwhile."""
         if not group:
             return ()

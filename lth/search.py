@@ -21,8 +21,15 @@ from lth.history import History
 from lth.protocol import Allocation, Baseline, Criterion, Event, Init, Rewind, Schedule
 from lth.spec import Json, spec
 from lth.store.stored import Stored
-from lth.stream import generator
-from lth.training import LearningRate, Training, build_model, initial_state
+from lth.stream import Key, generator
+from lth.training import (
+    LearningRate,
+    Training,
+    build_model,
+    dense,
+    initial_state,
+    streams,
+)
 from lth.types import Mask, Scores, TrainState
 
 TICKET = "ticket"
@@ -82,6 +89,7 @@ class Search:
     precision: str = "fp32"
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
+    _dense: dict[int, Training] = field(default_factory=dict, repr=False)
     _places: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def place_of(self, training: Training) -> dict[str, Any]:
@@ -115,31 +123,30 @@ class Search:
 
     def theta_0(self, seed: int) -> TrainState:
         """The dense network at initialisation."""
-        stream = generator("init", self._seed("init", seed))
-        return initial_state(self.model, self.tasks[seed], self.init, stream)
+        return self.dense(seed).start
 
     def dense(self, seed: int) -> Training:
         """Level 0: the whole network, all T updates."""
-        start = self.theta_0(seed)
-        return Training(
-            task=self.tasks[seed],
-            model=self.model,
-            mask=masks.full(start.weights, self.layers),
-            start=start,
-            last_step=self.train_steps,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            streams=self._streams(seed, 0),
-            eval_every=self.eval_every,
-            label_smoothing=self.label_smoothing,
-            grad_clip=self.grad_clip,
-            precision=self.precision,
-            events=self.events,
-        )
+        if seed not in self._dense:
+            self._dense[seed] = dense(
+                task=self.tasks[seed],
+                model=self.model,
+                init=self.init,
+                optimizer=self.optimizer,
+                learning_rate=self.learning_rate,
+                seed=self._seed("init", seed),
+                streams=self._streams(seed, 0),
+                eval_every=self.eval_every,
+                label_smoothing=self.label_smoothing,
+                grad_clip=self.grad_clip,
+                precision=self.precision,
+                events=self.events,
+            )
+        return self._dense[seed]
 
-    def _streams(self, seed: int, level: int) -> dict[str, tuple[int | str, ...]]:
-        at = level if self.order == "per_level" else 0
-        return {n: (n, self._seed(n, seed), at) for n in ("order", "augment", "module")}
+    def _streams(self, seed: int, level: int) -> dict[str, Key]:
+        own = {n: s for n, s in self.streams.items() if n in ("order", "augment", "module")}
+        return streams(seed, level if self.order == "per_level" else 0, **own)
 
     def _forward(self, task: Task) -> Callable[[TrainState, Tensor], Tensor]:
         module = build_model(self.model, task, generator("forward"))
@@ -250,9 +257,10 @@ class Search:
             for r in [self.rewind, *(getattr(b, "rewind", None) for b in self.baselines.values())]
         )
         keep = {self.rewind_step} if self.rewind_step > 0 and self.levels > 0 else set()
+        watch = self.ticket_watch()
         return dataclasses.replace(
-            self.ticket_watch(),
-            keep=self.watch.keep | keep,
+            watch,
+            keep=watch.keep | keep,
             keep_optimizer=self.watch.keep_optimizer or (saved and bool(keep)),
         )
 
@@ -272,10 +280,10 @@ class Search:
         itself. What the store holds is not trained again.
         """
         excluded = frozenset(layer.select(self.layers, self.exclude))
-        dense = {seed: self.dense(seed) for seed in self.seeds}
-        for seed, training in dense.items():
+        roots = {seed: self.dense(seed) for seed in self.seeds}
+        for seed, training in roots.items():
             self._places[training.id] = {"seed": seed, "variant": "dense"}
-        stored = workshop.complete(list(dense.values()), self.dense_watch())
+        stored = workshop.complete(list(roots.values()), self.dense_watch())
         rows = [
             Row(
                 seed=seed,
@@ -285,7 +293,7 @@ class Search:
                 parent_level=None,
                 search_steps=0,
                 options=None,
-                training=dense[seed],
+                training=roots[seed],
                 stored=found,
             )
             for seed, found in zip(self.seeds, stored, strict=True)

@@ -13,8 +13,9 @@ from torch import nn
 
 from lth import mask as masks
 from lth.dataset.task import Task
+from lth.layer import kinds
 from lth.spec import Json, content_id, spec, state_digest, tensor_digest
-from lth.stream import Key
+from lth.stream import Key, generator
 from lth.types import Mask, TrainState
 
 STORE_VERSION = 1
@@ -131,15 +132,13 @@ class Training:
         return dataclasses.replace(self, **changes)
 
 
-def build_model(
-    model: Callable[..., nn.Module], task: Task, generator: torch.Generator
-) -> nn.Module:
-    """Construct the module; parameters that no initialisation covers are drawn from ``generator``.
+def build_model(model: Callable[..., nn.Module], task: Task, stream: torch.Generator) -> nn.Module:
+    """Construct the module; parameters that no initialisation covers are drawn from ``stream``.
 
     The global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        torch.manual_seed(int(torch.randint(2**62, (), generator=stream)))
         return model(input_shape=task.input_shape, num_classes=task.num_classes)
 
 
@@ -147,12 +146,50 @@ def initial_state(
     model: Callable[..., nn.Module],
     task: Task,
     init: Callable[..., None],
-    generator: torch.Generator,
+    stream: torch.Generator,
 ) -> TrainState:
-    """theta_0: a fresh network at step 0, drawn from ``generator`` alone."""
-    module = build_model(model, task, generator)
-    init(module, generator=generator)
+    """theta_0: a fresh network at step 0, drawn from ``stream`` alone."""
+    module = build_model(model, task, stream)
+    init(module, generator=stream)
     return state_of(module, step=0)
+
+
+def streams(seed: int, level: int = 0, **own: int) -> dict[str, Key]:
+    """The stream keys of a level: data order, augmentation, and noise inside modules.
+
+    ``own`` gives single streams a seed of their own.
+    """
+    return {n: (n, own.get(n, seed), level) for n in ("order", "augment", "module")}
+
+
+def dense(
+    *,
+    task: Task,
+    model: Callable[..., nn.Module],
+    init: Callable[..., None],
+    optimizer: Callable[..., torch.optim.Optimizer],
+    learning_rate: LearningRate,
+    seed: int,
+    eval_every: int,
+    **options: Any,
+) -> Training:
+    """Level 0: the whole network from a fresh theta_0, for all of the schedule's updates."""
+    start = initial_state(model, task, init, generator("init", seed))
+    names = kinds(build_model(model, task, generator("layers")))
+    return Training(
+        **{
+            "task": task,
+            "model": model,
+            "mask": masks.full(start.weights, names),
+            "start": start,
+            "last_step": learning_rate.total,
+            "optimizer": optimizer,
+            "learning_rate": learning_rate,
+            "streams": streams(seed),
+            "eval_every": eval_every,
+            **options,
+        }
+    )
 
 
 def state_of(module: nn.Module, *, step: int) -> TrainState:

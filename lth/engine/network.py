@@ -43,7 +43,7 @@ class Network:
 
     @torch.no_grad()
     def load(self, state: TrainState, mask: Mask) -> None:
-        """Copy a state in, masked, and fix the mask; the optimizer gets its slots or starts fresh."""
+        """Copy a state in, masked; the optimizer gets its slots or starts fresh."""
         _check(self.parameters, mask)
         state = masks.apply_state(state, mask)
         _copy(self.parameters, state.weights, "weights")

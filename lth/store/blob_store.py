@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ from lth.store.stored import (
     DONE,
     DamagedError,
     Stored,
+    digests_of_files,
     done_of,
     files_of,
     seal,
@@ -52,7 +52,16 @@ class BlobStore:
         DamagedError names the first file that is not what was stored.
         """
         stored = self.peek(training_id)
-        return None if stored is None else stored.verify()
+        if stored is None:
+            return None
+        try:
+            return stored.verify()
+        except DamagedError:
+            now = self.peek(training_id)
+            if now is not None and now.done == stored.done:
+                raise
+            # Another process replaced it meanwhile.
+            return self.get(training_id)
 
     def peek(self, training_id: str) -> Stored | None:
         """Like ``get``, but only ``done.json`` is verified now; other files when they are read."""
@@ -67,31 +76,30 @@ class BlobStore:
 
     def put(self, result: Result, *, observed: Mapping[str, Any]) -> Stored:
         """Write every file, then commit with ``done.json``; the checkpoint goes."""
-        folder = self.folder(result.training.id)
         files = files_of(result)
-        done = done_of(result, files, observed)
-        folder.delete([DONE])
-        for name, data in files.items():
-            folder.write(name, data)
-        folder.write(DONE, seal(done))
-        folder.delete(set(folder.names()) - files.keys() - {DONE})
-        return Stored(result.training.id, folder, done)
+        return self._commit(result.training.id, files, done_of(result, files, observed))
 
     def amend(self, stored: Stored, states: Mapping[str, TrainState]) -> Stored:
         """Add kept states to a committed Training, and commit again."""
-        folder = self.folder(stored.id)
         files = {
             state_file(name): encode_state(state, stored.packing(name))
             for name, state in states.items()
         }
-        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        done = {**stored.done, "files": {**stored.done["files"], **digests}}
-        if files.keys() & stored.done["files"].keys():
+        digests = {**stored.done["files"], **digests_of_files(files)}
+        return self._commit(stored.id, files, {**stored.done, "files": digests})
+
+    def _commit(
+        self, training_id: str, files: Mapping[str, bytes], done: Mapping[str, Any]
+    ) -> Stored:
+        folder = self.folder(training_id)
+        if files.keys() & set(folder.names()):
+            # While a file is replaced, there is no Training.
             folder.delete([DONE])
         for name, data in files.items():
             folder.write(name, data)
         folder.write(DONE, seal(done))
-        return Stored(stored.id, folder, done)
+        folder.delete(set(folder.names()) - done["files"].keys() - {DONE})
+        return Stored(training_id, folder, done)
 
     def discard(self, training_id: str) -> None:
         """Forget a Training; ``done.json`` goes first."""
@@ -102,24 +110,22 @@ class BlobStore:
     def load_checkpoint(self, training: Training, conditions: Mapping[str, Any]) -> Resume | None:
         """Where a killed training was, or None where there is nothing to go on from.
 
-        ``conditions`` must be those under which it was saved: the numerics, and
-        what is watched.
-
-        DamagedError where there is a checkpoint that cannot be trusted.
+        ``conditions`` (numerics, what is watched) must be those it was saved
+        under. DamagedError where there is a checkpoint that cannot be trusted.
         """
         folder = self.folder(training.id)
         data = folder.read(CHECKPOINT)
         if data is None:
             return None
         try:
-            return checkpoints.decode(data, training, numerics)
-        except (ValueError, KeyError) as error:
+            return checkpoints.decode(data, training, conditions)
+        except ValueError as error:
             folder.delete([CHECKPOINT])
             raise DamagedError(folder.describe(CHECKPOINT), str(error)) from None
 
     def save_checkpoint(
-        self, training: Training, resume: Resume, numerics: Mapping[str, Any]
+        self, training: Training, resume: Resume, conditions: Mapping[str, Any]
     ) -> None:
         """Replace the Training's checkpoint."""
-        data = checkpoints.encode(training, resume, numerics)
+        data = checkpoints.encode(training, resume, conditions)
         self.folder(training.id).write(CHECKPOINT, data)

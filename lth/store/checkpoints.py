@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +11,11 @@ from lth.protocol import Record, Resume
 from lth.spec import tensor_digest
 from lth.store import tensors
 from lth.training import Training
+from lth.types import Weights
 
 
-def encode(training: Training, resume: Resume, numerics: Mapping[str, Any]) -> bytes:
-    """Everything needed to go on bit for bit, with a digest of itself."""
+def encode(training: Training, resume: Resume, conditions: Mapping[str, Any]) -> bytes:
+    """Everything needed to go on bit for bit, with a digest of it all."""
     record = resume.record
     flat = dict(tensors.flatten("state", resume.state))
     flat |= {f"mask/{n}": m for n, m in resume.mask.items()}
@@ -21,7 +24,7 @@ def encode(training: Training, resume: Resume, numerics: Mapping[str, Any]) -> b
         flat |= tensors.flatten(f"kept/{name}", state)
     meta = {
         "training": training.id,
-        "numerics": dict(numerics),
+        "conditions": dict(conditions),
         "step": resume.state.step,
         "pending_loss": list(resume.pending_loss),
         "metrics": record.metrics,
@@ -29,20 +32,21 @@ def encode(training: Training, resume: Resume, numerics: Mapping[str, Any]) -> b
         "early_stop_step": record.early_stop_step,
         "seconds": record.seconds,
         "kept": {n: [s.step, s.optimizer is not None] for n, s in record.states.items()},
-        "digest": tensor_digest(flat),
     }
-    return tensors.encode(flat, meta)
+    return tensors.encode(flat, {**meta, "digest": _digest(flat, meta)})
 
 
-def decode(data: bytes, training: Training, numerics: Mapping[str, Any]) -> Resume | None:
-    """The checkpoint, or None where it was made under other numerics.
+def decode(data: bytes, training: Training, conditions: Mapping[str, Any]) -> Resume | None:
+    """The checkpoint, or None where it was made under other conditions.
 
     ValueError where the bytes are damaged or another Training's.
     """
     flat, meta = tensors.decode(data)
-    if meta["digest"] != tensor_digest(flat) or meta["training"] != training.id:
-        raise ValueError("the checkpoint does not match its digest")
-    if meta["numerics"] != dict(numerics):
+    if meta.pop("digest", None) != _digest(flat, meta):
+        raise ValueError("does not match its digest")
+    if meta["training"] != training.id:
+        raise ValueError("belongs to another Training")
+    if meta["conditions"] != dict(conditions):
         return None
 
     def part(prefix: str) -> dict[str, Any]:
@@ -65,3 +69,9 @@ def decode(data: bytes, training: Training, numerics: Mapping[str, Any]) -> Resu
         record=record,
         pending_loss=(meta["pending_loss"][0], meta["pending_loss"][1]),
     )
+
+
+def _digest(flat: Weights, meta: Mapping[str, Any]) -> str:
+    """Over tensors and metadata; losses may be NaN, which canonical JSON does not have."""
+    text = tensor_digest(flat) + json.dumps(meta, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

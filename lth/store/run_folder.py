@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
 
+from lth.config import run_id
 from lth.paths import conf_dir
 from lth.store.files import FileStore, locked, write_atomically
-from lth.store.stored import DamagedError, Stored
-from lth.training import STORE_VERSION
+from lth.store.stored import DamagedError, Stored, seal, unseal
+from lth.training import STORE_VERSION, Training
 from lth.types import Ticket
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,8 @@ class RunFolder:
         self.store_root = root
         self.run_id = run_id
         self.path = root / "run" / run_id
+        self.say: Callable[[str], None] = print
+        """Takes one-line notices of damage that was repaired."""
 
     @property
     def report(self) -> Path:
@@ -52,27 +57,29 @@ class RunFolder:
         return self.path / "report"
 
     def info(self) -> dict[str, Any] | None:
-        """``run.json``, or None where the run has not begun; DamagedError where it is no JSON."""
+        """``run.json``, or None where the run has not begun; DamagedError where it is damaged."""
         path = self.path / "run.json"
-        try:
-            info: dict[str, Any] = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            raise DamagedError(str(path), "is not JSON") from None
-        return info
+        return unseal(path.read_bytes(), str(path)) if path.exists() else None
 
     def config(self) -> dict[str, Any]:
-        """The semantic configuration, exactly what the run_id hashes."""
-        data: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
-        return data
+        """The semantic configuration, exactly what the run_id hashes; else DamagedError."""
+        path = self.path / "config.yaml"
+        try:
+            data: dict[str, Any] = yaml.safe_load(path.read_bytes())
+            if run_id(data) == self.run_id:
+                return data
+        except FileNotFoundError:
+            raise DamagedError(str(path), "missing") from None
+        except (yaml.YAMLError, ValueError):
+            pass
+        raise DamagedError(str(path), "does not match the run_id")
 
     def begin(
         self, semantic: Mapping[str, Any], data_digest: str, invocation: Mapping[str, Any]
     ) -> None:
         """Note one more invocation. ValueError where the run was begun on other data."""
-        with locked(self.store_root / "run" / f".{self.run_id}.lock", wait=True):
-            info = self.info() or {
+        with self._locked():
+            info = self._repaired(self.info) or {
                 "store_version": STORE_VERSION,
                 "data": data_digest,
                 "invocations": [],
@@ -83,12 +90,23 @@ class RunFolder:
                     f"have {data_digest[:12]}: use another store.root, or bring the old data back"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
+            for stray in self.path.rglob(".*.tmp"):  # of killed processes
+                stray.unlink()
             text = yaml.safe_dump(dict(semantic), sort_keys=True)
             write_atomically(self.path / "config.yaml", text.encode())
             info["invocations"].append(dict(invocation))
-            write_atomically(
-                self.path / "run.json", json.dumps(info, indent=1, sort_keys=True).encode()
-            )
+            write_atomically(self.path / "run.json", seal(info))
+
+    def _locked(self) -> AbstractContextManager[bool]:
+        return locked(self.store_root / "run" / f".{self.run_id}.lock", wait=True)
+
+    def _repaired(self, read: Callable[[], T | None]) -> T | None:
+        """What ``read`` reads, or None for what is damaged and now written anew."""
+        try:
+            return read()
+        except DamagedError as damage:
+            self.say(f"damaged: {damage}; it is written anew")
+            return None
 
     def file(self, seed: int, variant: str, level: int, draw: int) -> Path:
         """A reference's file: ``seed_000/ticket/level_03.json``, ``..._draw_1.json``."""
@@ -102,21 +120,23 @@ class RunFolder:
         """
         path = self.file(reference.seed, reference.variant, reference.level, reference.draw)
         link = path.with_suffix("")
-        old = read_reference(path) if path.exists() else None
-        if old == reference and link.is_symlink():
-            return None
-        if old is not None and old.options != reference.options:
-            raise ValueError(
-                f"baseline.{reference.variant}: this run already has a control of that name with "
-                f"the options {old.options}; give this one another name"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(asdict(reference), indent=1, sort_keys=True).encode())
-        target = FileStore(self.store_root).folder(reference.training).path
-        temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(os.path.relpath(target, link.parent))
-        os.replace(temporary, link)
+        folder = FileStore(self.store_root).folder(reference.training).path
+        target = os.path.relpath(folder, link.parent)
+        with self._locked():
+            old = self._repaired(lambda: read_reference(path)) if path.exists() else None
+            if old is not None and old.options != reference.options:
+                raise ValueError(
+                    f"baseline.{reference.variant}: this run already has a control of that name "
+                    f"with the options {old.options}; give this one another name"
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if old != reference:
+                write_atomically(path, seal(asdict(reference)))
+            if not link.is_symlink() or os.readlink(link) != target:
+                temporary = link.with_name(f".{link.name}.tmp")
+                temporary.unlink(missing_ok=True)
+                temporary.symlink_to(target)
+                os.replace(temporary, link)
         return None if old == reference else old
 
     def references(self) -> Iterator[Reference]:
@@ -126,10 +146,10 @@ class RunFolder:
 
 
 def read_reference(path: Path) -> Reference:
-    """A reference file; DamagedError where it is not one."""
+    """A reference file; DamagedError where it is not what was stored."""
     try:
-        return Reference(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError):
+        return Reference(**unseal(path.read_bytes(), str(path)))
+    except TypeError:
         raise DamagedError(str(path), "is not a reference") from None
 
 
@@ -160,14 +180,17 @@ def load_ticket(path: str | Path) -> Ticket:
     """The ticket (mask and masked start) of a stored Training.
 
     ``path``: a Training's folder, a link to it, or a reference's JSON file.
-    Every file read is checked; DamagedError names one that is damaged,
+    Every file is checked; DamagedError names one that is damaged,
     FileNotFoundError a path that holds no Training.
     """
     path = Path(path)
-    if path.suffix == ".json" and path.is_file():
-        path = path.with_suffix("")
-    folder = path.resolve()
-    stored = FileStore(folder.parent.parent.parent).get(folder.name)
+    if path.is_file():
+        # <root>/run/<run_id>/seed_000/<variant>/level_00.json
+        depth, training_id = 5, read_reference(path).training
+    else:
+        # <root>/training/ab/abcdef..., whatever links lead there
+        depth, training_id = 3, path.resolve().name
+    stored = FileStore(Path(*path.resolve().parts[:-depth])).get(training_id)
     if stored is None:
         raise FileNotFoundError(f"{path}: no stored Training")
     return stored.ticket()
@@ -181,29 +204,26 @@ def find_trainings(store: FileStore | str | Path, **where: Any) -> list[Stored]:
     (``first_step``, ``precision``, ...). ValueError for any other key.
     """
     store = store if isinstance(store, FileStore) else FileStore(store)
-    fields = set(Reference.__dataclass_fields__)
-    by_training: dict[str, list[Reference]] = {}
-    for run in runs(store.root):
-        for reference in run.references():
-            by_training.setdefault(reference.training, []).append(reference)
-    of_reference = {k: v for k, v in where.items() if k in fields}
-    of_training = {k: v for k, v in where.items() if k not in fields}
+    of_reference = {f.name for f in fields(Reference)}
+    of_training = {f.name for f in fields(Training)} | {"version", "status", "id"}
+    unknown = sorted(where.keys() - of_reference - of_training)
+    if unknown:
+        allowed = ", ".join(sorted(of_reference | of_training))
+        raise ValueError(f"got {', '.join(unknown)}, allowed: {allowed}")
+    wanted = {k: v for k, v in where.items() if k in of_reference}
+    matching = {
+        reference.training
+        for run in runs(store.root)
+        for reference in run.references()
+        if wanted.items() <= asdict(reference).items()
+    }
     found = []
     for training_id in store.ids():
-        references = by_training.get(training_id, [])
-        if of_reference and not any(
-            all(getattr(r, k) == v for k, v in of_reference.items()) for r in references
-        ):
+        if wanted and training_id not in matching:
             continue
         stored = store.get(training_id)
-        if stored is None:
-            continue
-        facts = {**stored.spec, "status": stored.status, "id": stored.id}
-        unknown = sorted(of_training.keys() - facts.keys())
-        if unknown:
-            raise ValueError(
-                f"got {', '.join(unknown)}, allowed: {', '.join(sorted(fields | facts.keys()))}"
-            )
-        if all(facts[k] == v for k, v in of_training.items()):
-            found.append(stored)
+        if stored is not None:
+            facts = {**stored.spec, "status": stored.status, "id": stored.id}
+            if all(facts[k] == v for k, v in where.items() if k in of_training):
+                found.append(stored)
     return found

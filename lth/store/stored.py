@@ -161,6 +161,11 @@ def digests_of(result: Result) -> dict[str, str]:
     }
 
 
+def digests_of_files(files: Mapping[str, bytes]) -> dict[str, str]:
+    """The SHA-256 of each file."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
 def done_of(
     result: Result, files: Mapping[str, bytes], observed: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -168,24 +173,22 @@ def done_of(
     training, record = result.training, result.record
     density_mask = {n: m for n, m in result.mask.items() if n in training.mask}
     return {
-            "id": training.id,
-            "status": record.status,
-            "updates": result.end.step - training.first_step,
-            "first_step": training.first_step,
-            "last_step": training.last_step,
-            "density": masks.density(density_mask),
-            "num_classes": training.task.num_classes,
-            "layers": {
-                n: {"kept": int(m.sum()), "all": m.numel()} for n, m in density_mask.items()
-            },
-            "early_stop": _early_stop(record, training),
-            "final": _without_step(record.metrics[-1]),
-            "seconds": round(record.seconds, 3),
-            "numerics": dict(result.numerics),
-            "observed": dict(observed),
-            "digests": digests_of(result),
-            "files": {n: hashlib.sha256(data).hexdigest() for n, data in files.items()},
-        }
+        "id": training.id,
+        "status": record.status,
+        "updates": result.end.step - training.first_step,
+        "first_step": training.first_step,
+        "last_step": training.last_step,
+        "density": masks.density(density_mask),
+        "num_classes": training.task.num_classes,
+        "layers": {n: {"kept": int(m.sum()), "all": m.numel()} for n, m in density_mask.items()},
+        "early_stop": _early_stop(record, training),
+        "final": _without_step(record.metrics[-1]),
+        "seconds": round(record.seconds, 3),
+        "numerics": dict(result.numerics),
+        "observed": dict(observed),
+        "digests": digests_of(result),
+        "files": digests_of_files(files),
+    }
 
 
 def seal(values: Mapping[str, Any]) -> bytes:
@@ -233,4 +236,5 @@ def _finite(value: Any) -> Any:
 
 
 def state_file(when: str) -> str:
+    """The file of the state ``start``, ``end``, ``early_stop`` or ``500``."""
     return f"{when}.safetensors" if when in ("start", "end") else f"keep_{when}.safetensors"

@@ -12,8 +12,12 @@ from torch import Tensor
 
 
 def encode_rows(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows of numbers and names; a column that a row lacks is null there."""
-    columns = list(dict.fromkeys(k for row in rows for k in row))
+    """Rows of numbers and names; a column that a row lacks is null there.
+
+    ``step`` comes first, then the names in order: a resumed training may have
+    its keys in another order.
+    """
+    columns = sorted({k for row in rows for k in row}, key=lambda k: (k != "step", k))
     return _encode(pa.table({c: [row.get(c) for row in rows] for c in columns}))
 
 

@@ -36,7 +36,7 @@ def decode(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
         return load(data), json.loads(header["__metadata__"][_KEY])
-    except (SafetensorError, KeyError, ValueError, OverflowError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a safetensors file of this store ({error})") from None
 
 
@@ -59,7 +59,7 @@ def decode_mask(data: bytes) -> dict[str, Tensor]:
 
 
 def encode_state(state: TrainState, mask: Mask) -> bytes:
-    """A state as its surviving values; positions outside the mask must be 0.0."""
+    """A state as its surviving values; what the mask does not keep is left out."""
     parts = {f"weights/{n}": (t, mask.get(n)) for n, t in state.weights.items()}
     parts |= {f"buffers/{n}": (t, None) for n, t in state.buffers.items()}
     parts |= {

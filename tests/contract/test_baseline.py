@@ -32,7 +32,7 @@ def digests(training: Training) -> tuple[str, ...]:
 def test_a_control_keeps_the_contract(
     file: Path, rewind: str, make_search: Any, make_workshop: Any
 ) -> None:
-    config = instantiate(OmegaConf.load(file))
+    config = instantiate(OmegaConf.load(file), _convert_="all")
     assert list(config) == [file.stem], "a baseline's YAML has one top-level key, its own name"
     baseline = config[file.stem]
     assert isinstance(baseline, Baseline)
