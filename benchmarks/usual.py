@@ -1,0 +1,72 @@
+"""The usual way of training a masked LeNet: PIL images, transforms, DataLoader, mask in forward."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lth.torchvision_import import torchvision
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """MNIST as torchvision's data set gives it: a PIL image, then transforms, one at a time."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        transforms = torchvision().transforms
+        self.images, self.labels = images.squeeze(1).numpy(), labels.tolist()
+        self.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+class MaskedLinear(nn.Linear):
+    """A layer that multiplies its weight by a mask in every forward pass."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("mask", torch.ones(outputs, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+def network() -> nn.Module:
+    """LeNet-300-100 with masked layers."""
+    return nn.Sequential(
+        nn.Flatten(),
+        MaskedLinear(784, 300),
+        nn.ReLU(),
+        MaskedLinear(300, 100),
+        nn.ReLU(),
+        MaskedLinear(100, 10),
+    )
+
+
+def train(images: Tensor, labels: Tensor, *, steps: int, batch_size: int, rate: float) -> float:
+    """The mean loss of ``steps`` SGD updates; two DataLoader workers."""
+    loader = DataLoader(
+        Pictures(images, labels), batch_size=batch_size, shuffle=True, num_workers=2, drop_last=True
+    )
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    total, done = 0.0, 0
+    while done < steps:
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+            done += 1
+            if done == steps:
+                break
+    return total / steps
