@@ -21,7 +21,7 @@ from lth.config import GROUPS, ConfigError, RunConfig, Streams, run_id, semantic
 from lth.dataset.dataset import DataSet
 from lth.event.checkpoint import Interval
 from lth.event.keep import EARLY_STOP
-from lth.optimizer import check_elementwise
+from lth.optimizer import ELEMENTWISE
 from lth.runtime import Runtime
 from lth.spec import Json, spec
 from lth.step import Step
@@ -226,6 +226,11 @@ def _component(group: str, key: str, node: Any, faults: list[str]) -> Any:
         faults.append(f"{key}: got {_show(node)}, allowed: {_options(group)} or a _target_")
         return None
     before = len(faults)
+    if group == "optimizer":
+        # Another optimizer's options would only distract from its being the wrong one.
+        faults += _optimizer_faults(key, str(node["_target_"]))
+        if len(faults) > before:
+            return None
     target = _check_node(key, node, faults, RUNTIME.get(group, ()))
     if target is None or len(faults) > before:
         return None
@@ -362,10 +367,6 @@ _WORDS: Mapping[Any, str] = {
 
 def _protocol_faults(group: str, key: str, component: Any, target: Any) -> list[str]:
     if group == "optimizer":
-        try:
-            check_elementwise(component)
-        except ValueError as error:
-            return [f"{key}._target_: {error}"]
         return []
     if group == "model":
         missing = [n for n in RUNTIME[group] if n not in _accepts(target)]
@@ -384,6 +385,13 @@ def _protocol_faults(group: str, key: str, component: Any, target: Any) -> list[
     if fits:
         return []
     return [f"{key}._target_: got {target.__qualname__}, allowed: a {wanted.__name__}"]
+
+
+def _optimizer_faults(key: str, path: str) -> list[str]:
+    allowed = [f"torch.optim.{name}" for name in ELEMENTWISE]
+    if path in allowed:
+        return []
+    return [f"{key}._target_: got {path!r}, allowed: {', '.join(allowed)} (elementwise)"]
 
 
 def _accepts(target: Any) -> set[str]:

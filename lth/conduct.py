@@ -36,9 +36,17 @@ def conduct(run: Run, experiment: str | None, *, report: bool) -> str:
     search = prepare(run, raw)
     store: FileStore = run.store
     folder = RunFolder(store.root, run.run_id)
-    ahead = plan(run, search, folder, store)
+    try:
+        ahead = plan(run, search, folder, store)
+        _begin(run, folder, raw.digest, experiment)
+    except OSError as error:
+        raise ConfigError(
+            [
+                f"store.root: got {str(store.root)!r}, allowed: a folder that can be written "
+                f"({error.strerror})"
+            ]
+        ) from None
     display = _Display(run, search, ahead)
-    _begin(run, folder, raw.digest, experiment)
     sinks = list(run.sink.values())
     for sink in sinks:
         sink.open({"text": ahead.text, "run_id": run.run_id, "config": run.semantic})
@@ -54,7 +62,7 @@ def conduct(run: Run, experiment: str | None, *, report: bool) -> str:
     status = "failed"
     try:
         for rows in search.run(workshop):
-            display.level = rows[0].level + 1 if rows else display.level
+            display.level_done(rows)
             for row in rows:
                 _refer(row, folder, display)
                 for sink in sinks:
@@ -77,46 +85,48 @@ class _Display:
         self._sinks: Sequence[Sink] = list(run.sink.values())
         self._search = search
         self._ahead = ahead
-        self._began = time.monotonic()
-        self._updates = 0.0
-        self._shown: dict[str, int] = {}
-        self.trained = 0
-        self.level = 0
+        self._finished = 0
+        self._in_level = 0
+        self._level = 0
+        self._since: tuple[float, int] | None = None
 
     def say(self, text: str) -> None:
         for sink in self._sinks:
             sink.say(text)
 
     def committed(self, training: Training, stored: Stored) -> None:
-        self.trained += 1
+        self._in_level += 1
+
+    def level_done(self, rows: Sequence[Row]) -> None:
+        """Count a level's Trainings, whoever trained them."""
+        self._finished += len(rows)
+        self._in_level = 0
+        self._level += 1
 
     def show(self, training: Training, step: int, loss: float) -> None:
-        self._updates += step - self._shown.get(training.id, step)
-        self._shown[training.id] = step
         row = {
-            "level": self.level,
+            "level": self._level,
             "levels": self._search.levels,
-            "done": self._ahead.stored + self.trained,
+            "done": self._finished + self._in_level,
             "of": self._ahead.trainings,
             "step": step,
             "last_step": training.last_step,
             "loss": loss,
             "seconds_left": self._seconds_left(),
-            **self._place(training),
+            **self._search.place_of(training),
         }
         for sink in self._sinks:
             sink.progress(row)
 
     def _seconds_left(self) -> float:
-        elapsed = time.monotonic() - self._began
-        missing = self._ahead.trainings - self._ahead.stored
-        share = self._updates / max(1, missing * self._search.train_steps)
-        if share < 0.02:
-            return self._ahead.seconds - elapsed
-        return elapsed * (1 - share) / share
-
-    def _place(self, training: Training) -> dict[str, Any]:
-        return self._search.place_of(training)
+        """By the pace since the first training of this process; before, by the plan."""
+        done, now = self._finished + self._in_level, time.monotonic()
+        if self._since is None:
+            self._since = (now, done)
+        began, first = self._since
+        if done - first < 3:
+            return self._ahead.seconds - (now - began)
+        return (now - began) * (self._ahead.trainings - done) / (done - first)
 
 
 def _begin(run: Run, folder: RunFolder, digest: str, experiment: str | None) -> None:
@@ -134,11 +144,6 @@ def _begin(run: Run, folder: RunFolder, digest: str, experiment: str | None) -> 
         )
     except ValueError as error:
         raise ConfigError([f"store.root: {error}"]) from None
-    except OSError as error:
-        root = str(folder.store_root)
-        raise ConfigError(
-            [f"store.root: got {root!r}, allowed: a folder that can be written ({error.strerror})"]
-        ) from None
 
 
 def _refer(row: Row, folder: RunFolder, display: _Display) -> None:

@@ -121,6 +121,8 @@ def _train_plainly(
         F.cross_entropy(net(x), y).backward()
         for name, kept in mask.items():
             weights[name].grad *= kept
+        if training.grad_clip is not None:
+            nn.utils.clip_grad_norm_(net.parameters(), training.grad_clip)
         optimizer.step()
         for name, kept in mask.items():
             weights[name].data *= kept

@@ -37,8 +37,11 @@ def test_links_and_named_files_exist(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if "://" not in target:
             assert (path.parent / target).exists(), target
-    for target in re.findall(r"`((?:lth|docs|conf|experiments|analysis|benchmarks)/[\w/.]+)`", text):
-        assert (ROOT / target).exists(), target
+    for target in re.findall(
+        r"`((?:lth|docs|conf|experiments|analysis|benchmarks)/[\w/.]+)`", text
+    ):
+        # x.py and x.yaml stand for whatever is going to be added.
+        assert "/x." in target or (ROOT / target).exists(), target
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)

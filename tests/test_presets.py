@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -256,11 +257,16 @@ def run_of(name: str, *overrides: str) -> Run:
     return build(composed(f"experiments={name}", *overrides))
 
 
+def narrow(name: str) -> list[str]:
+    return ["model.width=8"] * PROTOCOLS[name].network.startswith(("VGG", "Conv"))
+
+
 @functools.cache
 def search_of(name: str) -> Search:
     """The preset on data of the real size, all zeros and without memory of their own.
 
-    No level is asked for: trying the densities of the large networks would take minutes.
+    No level is asked for, and where a width can be set the network is narrow: trying the
+    densities of the large ones would take minutes. The names of layers are the same.
     """
     n, channels, side, classes = SIZES[PROTOCOLS[name].data]
     raw = Raw(
@@ -271,7 +277,7 @@ def search_of(name: str) -> Search:
         num_classes=classes,
     )
     vars(raw)["digest"] = "zeros"
-    return prepare(run_of(name, "levels=0", "seeds=[0]"), raw)
+    return prepare(run_of(name, "levels=0", "seeds=[0]", *narrow(name)), raw)
 
 
 @functools.cache
@@ -302,9 +308,7 @@ def counted_ladder(name: str) -> list[float]:
             kept = left
         else:
             count = sum(free.values())
-            kept = {"all": count - pruned(count, pruning.rate)}
-            left = {**{n: left[n] for n in dense}, **kept}
-            kept = left
+            kept = left = {n: left[n] for n in dense} | {"all": count - pruned(count, pruning.rate)}
         result.append(100 * sum(kept.values()) / total)
     return result
 
@@ -314,6 +318,13 @@ def test_every_preset_has_its_numbers_here() -> None:
     assert len(NAMES) == 22
 
 
+def own_keys(name: str) -> set[str]:
+    """The root keys that a preset, or one that it builds on, sets itself."""
+    content = yaml.safe_load((conf_dir() / "experiments" / f"{name}.yaml").read_text())
+    parents = [d for d in content["defaults"] if d in NAMES]
+    return set(content).union(*map(own_keys, parents))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_names_its_source_and_its_endpoint(name: str) -> None:
     text = (conf_dir() / "experiments" / f"{name}.yaml").read_text()
@@ -321,6 +332,8 @@ def test_names_its_source_and_its_endpoint(name: str) -> None:
     assert any(f" {year}" in comment for year in (2019, 2020))
     assert "To show:" in " ".join(comment.split("\n# "))
     assert text.isascii()
+    declared = {"seeds", "levels", "endpoint", "verdict_density", "train_steps", "eval_every"}
+    assert declared <= own_keys(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -435,9 +448,7 @@ def small(name: str) -> list[str]:
         overrides.append("lr.milestones=[1it]")
     if "size" in config.dataset:
         overrides.append("~dataset.size")
-    if wanted.network.startswith(("VGG", "Conv")):
-        overrides.append("model.width=8")
-    return overrides
+    return overrides + narrow(name)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -219,6 +219,17 @@ def test_saved_state_with_a_full_mask_goes_on_like_the_dense_network(
     assert not same_network(stored.state("end"), lab.dense_end)
 
 
+def test_clipping_and_momentum_see_survivors_only(
+    lab: Lab, make_workshop: Any, train_plainly: Any
+) -> None:
+    """Plain PyTorch masks the gradients before it takes their norm; so does the engine."""
+    ticket = rewound(lab, Matrix(optimizer="saved")).replace(grad_clip=0.1)
+    (stored,) = make_workshop().complete([ticket], Watch(keep=frozenset({9}), keep_optimizer=True))
+    assert same_network(stored.state("end"), train_plainly(ticket, scheduled))
+    at_9 = train_plainly(ticket, scheduled, last_step=9)
+    assert same(stored.state(9).optimizer, at_9.optimizer)
+
+
 # name -> weights, first and last step, rate of the first and of the last update
 PROTOCOLS = {
     "weights": ("theta_k", 5, 14, 0.06, 0.05),
