@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lth.spec import Json, content_id
+if TYPE_CHECKING:
+    from lth.spec import Json
 
 GROUPS = (
     "dataset",
@@ -128,4 +129,7 @@ def semantic(root: Mapping[str, Any], components: Mapping[str, Json]) -> dict[st
 
 def run_id(semantic_config: Mapping[str, Json]) -> str:
     """The first 16 hex digits of the SHA-256 of the canonical JSON."""
+    # Here, because it takes torch with it, for which --help should not wait.
+    from lth.spec import content_id
+
     return content_id(semantic_config)[:16]

@@ -33,7 +33,8 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
     missing = total - stored
     seconds = missing * _seconds_per_training(run, search) if missing else 0.0
     task = search.tasks[search.seeds[0]]
-    weights = sum(search.theta_0(search.seeds[0]).weights[n].numel() for n in search.layers)
+    start = search.theta_0(search.seeds[0])
+    weights = sum(start.weights[n].numel() for n in search.layers)
     last = ""
     if weights <= SIMULATED and search.levels:
         last = f" (density 1 to {ladder(search, search.levels)[-1]:.3g})"

@@ -14,7 +14,7 @@ from lth import layer
 from lth import mask as masks
 from lth.build import Run, parse_levels
 from lth.complete import Watch
-from lth.config import ConfigError
+from lth.config import ConfigError, RunConfig
 from lth.dataset.dataset import DataSet, Raw
 from lth.dataset.task import Task
 from lth.event.keep import EARLY_STOP
@@ -171,6 +171,11 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
         )
     if search.learning_rate.warmup > total:
         faults.append(f"warmup: got {root.warmup}, allowed: up to {total}it (train_steps)")
+    against = root.verdict_against
+    if search.baselines and against not in (*search.baselines, RunConfig().verdict_against):
+        faults.append(
+            f"verdict_against: got {against!r}, allowed: {', '.join(search.baselines)} (baseline)"
+        )
     for milestone in getattr(search.learning_rate.shape, "milestones", ()):
         if milestone.iterations >= total:
             faults.append(f"lr.milestones: got {milestone}, allowed: below {total}it (train_steps)")
@@ -216,7 +221,8 @@ def ladder(search: Search, levels: int) -> list[float]:
 def _with_baseline_levels(run: Run, search: Search) -> Search:
     """Turn densities into the levels nearest to them (on the log scale), and try the ladder."""
     wanted = parse_levels(run.root.baseline_levels)
-    big = sum(search.theta_0(search.seeds[0]).weights[n].numel() for n in search.layers)
+    weights = search.theta_0(search.seeds[0]).weights
+    big = sum(weights[n].numel() for n in search.layers)
     densities_needed = wanted != "all" and any(isinstance(v, float) for v in wanted)
     levels = search.levels if big <= SIMULATED or densities_needed else min(1, search.levels)
     try:

@@ -307,6 +307,35 @@ def test_a_sweep_over_rewind_step_trains_one_dense_network_per_seed(
         assert same(ticket.training.start.buffers, start.buffers)
 
 
+def test_searches_that_share_a_store_find_what_they_find_alone(
+    make_search: Any, make_workshop: Any
+) -> None:
+    """Criterion, allocation, schedule, scored state, rewinding, controls: one dense network."""
+    store = MemoryStore()
+    sweep: list[dict[str, Any]] = [
+        {},
+        {"criterion": random},
+        {"allocation": GlobalTop()},
+        {"schedule": OneShot(rate=0.4), "exclude": ["fc.weight"]},
+        {"prune_at": 7},
+        {"prune_at": "early_stop"},
+        {"rewind": Matrix(optimizer="saved")},
+        {"rewind": Matrix(weights="final"), "baselines": {"sham": Sham()}},
+        {"order": "shared", "watch": Watch(test_curve=True)},
+    ]
+    dense = {}
+    for changes in sweep:
+        shared = list(make_search(**changes).run(make_workshop(store)))
+        alone = list(make_search(**changes).run(make_workshop()))
+        for mine, own in zip(shared, alone, strict=True):
+            assert ids(mine) == ids(own)
+            assert [r.stored.done["digests"] for r in mine] == [
+                r.stored.done["digests"] for r in own
+            ]
+        dense |= {shared[0][0].training.id: shared[0][0].stored.done["digests"]["end"]}
+    assert len(dense) == 1
+
+
 def test_slots_are_replayed_where_they_were_not_kept(make_search: Any, make_workshop: Any) -> None:
     engine, store = Counting(), Puts()
     workshop = make_workshop(store, engine=engine)
@@ -479,6 +508,26 @@ def test_a_diverged_control_ends_nothing(make_search: Any, make_workshop: Any) -
         ]
     bare = list(make_search().run(make_workshop()))
     assert [rows[0].training.id for rows in levels] == [rows[0].training.id for rows in bare]
+
+
+def test_a_control_whose_own_dense_start_diverges_is_a_diverged_control(
+    make_search: Any, make_workshop: Any
+) -> None:
+    search = make_search()
+    workshop = make_workshop()
+    (dense,), (ticket,), _ = search.run(workshop)
+    bad = {n: w * float("nan") for n, w in dense.training.start.weights.items()}
+    control = RandomReinit(origin="dense_k")(
+        ticket.training,
+        history=search.history(dense.stored, dense.stored, 0),
+        dense_start=ticket.training.start,
+        fresh=lambda: dataclasses.replace(dense.training.start, weights=bad),
+        stream=lambda *purpose: torch.Generator(),
+        train=lambda training: workshop.complete([training])[0],
+    )
+    (stored,) = workshop.complete([control])
+    assert stored.status == "diverged"
+    assert (stored.done["first_step"], stored.done["updates"]) == (K, 0)
 
 
 def test_a_diverged_dense_network_has_no_tickets(make_search: Any, make_workshop: Any) -> None:
