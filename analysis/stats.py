@@ -78,6 +78,8 @@ def verdict(frame: pd.DataFrame, config: dict[str, Any]) -> str:
     if difference.empty:
         return f"No verdict: no level with {place} has both a ticket and {against}."
     seeds = difference.unstack("level")
+    # Controls may have been trained at some of these levels only.
+    levels = [int(level) for level in seeds.columns]
     complete = seeds.dropna()
     missing = len(seeds) - len(complete)
     result = estimate(list(complete.mean(axis=1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,25 +102,28 @@ def prepare(run: Run, raw: Raw) -> Search:
 
 
 def variants(run: Run) -> dict[str, Any]:
-    """The controls by variant name: the component's own with its options, or the user's key.
+    """The controls by variant name: the user's key, or the control's own name and options.
 
-    Options are in the name, so that two forms of one control do not collide.
+    ``random_reinit`` with ``origin=dense_k`` is ``random_reinit+dense_k``, so
+    that two forms of one control do not collide. ConfigError where two do.
     """
-    named = {}
+    named: dict[str, Any] = {}
     for key, baseline in run.baseline.items():
         options = {
             k: v for k, v in run.specs["baseline"][key].items() if k not in ("name", "draws")
         }
         own = type(baseline).__module__.rpartition(".")[2] == key
-        text = ",".join(f"{k}={_short(v)}" for k, v in options.items())
-        named[f"{key},{text}" if own and text else key] = baseline
+        name = "+".join([key, *map(_short, options.values())]) if own else key
+        if name in named:
+            raise ConfigError([f"baseline.{key}: got a second {name}, allowed: different names"])
+        named[name] = baseline
     return named
 
 
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "+".join(str(v) for k, v in value.items() if k != "name")
-    return str(value)
+        return "+".join(_short(v) for k, v in value.items() if k != "name")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value))
 
 
 def _tasks(run: Run, raw: Raw) -> dict[int, Task]:

@@ -138,6 +138,11 @@ def test_levels_are_averaged_per_seed_and_incomplete_seeds_are_named() -> None:
     assert "1 seed lack some of these levels" in text
 
 
+def test_levels_without_a_control_are_not_named() -> None:
+    data = planted({1: [0.9, 0.9], 2: [0.8, 0.8]}, {2: [[0.6], [0.7]]}, {1: 0.09, 2: 0.03})
+    assert "(level 2)" in verdict(data, CONFIG)
+
+
 def test_without_a_control_there_is_no_verdict() -> None:
     assert verdict(planted({1: [0.9]}, {}, {1: 0.05}), CONFIG).startswith("No verdict")
 
