@@ -65,8 +65,9 @@ class History:
 
     @property
     def mask(self) -> Mask:
-        """The parent's mask."""
-        return self.parent.mask()
+        """The parent's mask, its layers in the module's order (which breaks ties)."""
+        mask = self.parent.mask()
+        return {n: mask[n] for n in [*self.layers, *(m for m in mask if m not in self.layers)]}
 
     def kept(self, step: int) -> TrainState:
         """The dense network at ``step``; KeyError where that state was not kept."""

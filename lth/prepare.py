@@ -188,24 +188,27 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
             faults.append(f"keep: got {step}it, allowed: up to {total}it (train_steps)")
     rewinds = {"rewind": run.rewind}
     rewinds |= {f"baseline.{k}.rewind": getattr(b, "rewind", None) for k, b in run.baseline.items()}
-    first = search.rewind_step
+    first, last = 0, total
+    chained = any(search.schedule(level).parent > 0 for level in range(1, search.levels + 1))
     for key, rewind in rewinds.items():
         if not hasattr(rewind, "span"):
             continue
         try:
-            begin, _ = rewind.span(
+            span = rewind.span(
                 rewind_step=search.rewind_step,
                 train_steps=total,
                 updates_per_epoch=search.tasks[root.seeds[0]].updates_per_epoch,
             )
-            first = begin if key == "rewind" else first
+            if key == "rewind" and chained:
+                # Parents above level 0 have only these steps.
+                first, last = span
         except ValueError as error:
             faults.append(f"{key}.{error}")
         if getattr(rewind, "optimizer", "fresh") == "saved" and search.rewind_step == 0:
             faults.append(f"{key}.optimizer: got 'saved', allowed: fresh (with rewind_step=0it)")
-    if isinstance(search.prune_at, int) and not first <= search.prune_at <= total:
+    if isinstance(search.prune_at, int) and not first <= search.prune_at <= last:
         faults.append(
-            f"prune_at: got {root.prune_at}, allowed: {first}it to {total}it, end or early_stop"
+            f"prune_at: got {root.prune_at}, allowed: {first}it to {last}it, end or early_stop"
         )
     return faults
 

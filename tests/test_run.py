@@ -157,6 +157,11 @@ FAULTS = [
     ("baseline_levels=[0.05,99]", "baseline_levels: got 99, allowed: 1 to 7 (levels)"),
     ("schedule=targets", "schedule.densities: got nothing, allowed: a value (it is required)"),
     ("rewind.optimizer=saved", "rewind.optimizer: got 'saved', allowed: fresh"),
+    (
+        "rewind=finetune rewind.updates=100it rewind_step=100it prune_at=400it",
+        "prune_at: got 400it, allowed: 100it to 200it, end or early_stop",
+    ),
+    ("verdict_against=reinit", "verdict_against: got 'reinit', allowed: random_reinit, shuffled"),
     ("model.input_shape=[1]", "model.input_shape: got [1], allowed: nothing (the run sets it)"),
     ("levels=-1 num_threads=0", "num_threads: got 0, allowed: 1 or more"),
     ("seeds=[0", "command line: got 'seeds=[0', allowed: key=value"),

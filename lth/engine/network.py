@@ -50,6 +50,8 @@ class Network:
         _copy(self.buffers, state.buffers, "buffers")
         self.optimizer = build_optimizer(self.training.optimizer, self.module)
         load_slots_(self.optimizer, self.module, state.optimizer)
+        # In the module's order, whatever file or checkpoint the mask comes from.
+        mask = {n: mask[n] for n in self.parameters if n in mask}
         self.mask = mask
         # A full mask multiplies by ones, which is exact, so it can be left out.
         partial = [n for n in mask if not bool(mask[n].all())]
