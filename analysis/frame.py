@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ COLUMNS = [
 ]
 # fmt: on
 """One row per (run_id, seed, variant, draw, level): these names are a contract."""
+
+
+EXTRA = ["num_classes", "numerics"]
+"""What statistics need besides: for accuracy at chance, and to tell pairs that differ."""
 
 
 class LocateError(ValueError):
@@ -52,7 +57,7 @@ def locate(names: Sequence[str], store: str | Path = "results") -> list[RunFolde
 
 
 def frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
-    """The tidy table of runs, with ``COLUMNS`` and ``num_classes`` beside them.
+    """The tidy table of runs: ``COLUMNS``, and ``EXTRA`` columns for the statistics.
 
     DamagedError names a file that is missing or not what was stored.
     """
@@ -61,7 +66,7 @@ def frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
         for folder in folders
         for reference in folder.references()
     ]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, "num_classes"])
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *EXTRA])
     return table.sort_values(["run_id", "level", "variant", "seed", "draw"], ignore_index=True)
 
 
@@ -107,4 +112,5 @@ def _row(folder: RunFolder, reference: Reference, stored: Stored) -> dict[str, A
         "precision": done["numerics"]["precision"],
         "status": done["status"],
         "num_classes": done["num_classes"],
+        "numerics": json.dumps(done["numerics"], sort_keys=True),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,7 +119,15 @@ def _notes(frame: pd.DataFrame, missing: int) -> str:
         text += f" {diverged} of {len(frame)} trainings diverged and enter at chance."
     if missing:
         text += f" {missing} seed{'s' * (missing > 1)} lack some of these levels and are left out."
-    mixed = [c for c in ("engine", "device", "precision") if frame[c].nunique() > 1]
+    pairs = frame.groupby(["level", "seed"])["numerics"].nunique()
+    mixed = int((pairs > 1).sum())
     if mixed:
-        text += f" Numerics differ within pairs: {', '.join(mixed)}."
+        text += f" In {mixed} of {len(pairs)} pairs the sides differ in numerics ({_odd(frame)})."
     return text
+
+
+def _odd(frame: pd.DataFrame) -> str:
+    """The names of the numerics that are not the same everywhere."""
+    known = [json.loads(n) for n in frame["numerics"].unique()]
+    names = sorted({name for numerics in known for name in numerics})
+    return ", ".join(n for n in names if len({str(k.get(n)) for k in known}) > 1)

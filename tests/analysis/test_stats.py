@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from analysis.frame import COLUMNS
+from analysis.frame import COLUMNS, EXTRA
 from analysis.stats import by_seed, endpoint_values, estimate, paired_difference, verdict
 
 CONFIG: dict[str, Any] = {
@@ -30,7 +30,7 @@ def planted(
             rows.append(_row(level, seed, "ticket", 0, value, density[level]))
             for draw, own in enumerate(reinit.get(level, [[]] * len(values))[seed]):
                 rows.append(_row(level, seed, "random_reinit", draw, own, density[level]))
-    return pd.DataFrame(rows, columns=[*COLUMNS, "num_classes"])
+    return pd.DataFrame(rows, columns=[*COLUMNS, *EXTRA])
 
 
 def _row(level: int, seed: int, variant: str, draw: int, value: float, density: float) -> Any:
@@ -49,6 +49,7 @@ def _row(level: int, seed: int, variant: str, draw: int, value: float, density: 
         "precision": "fp32",
         "status": "done",
         "num_classes": 10,
+        "numerics": '{"device": "cpu", "num_threads": 1}',
     }
 
 
@@ -162,5 +163,5 @@ def test_the_planted_verdict_is_right_at_its_rate() -> None:
 
 def test_pairs_with_different_numerics_are_flagged() -> None:
     data = planted({1: [0.9, 0.8]}, {1: [[0.7], [0.6]]}, {1: 0.05})
-    data.loc[0, "device"] = "NVIDIA"
-    assert "Numerics differ within pairs: device" in verdict(data, CONFIG)
+    data.loc[0, "numerics"] = '{"device": "cpu", "num_threads": 2}'
+    assert "In 1 of 2 pairs the sides differ in numerics (num_threads)." in verdict(data, CONFIG)
