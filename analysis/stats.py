@@ -118,7 +118,7 @@ def _notes(frame: pd.DataFrame, missing: int) -> str:
     if diverged:
         text += f" {diverged} of {len(frame)} trainings diverged and enter at chance."
     if missing:
-        text += f" {missing} seed{'s' * (missing > 1)} lack some of these levels and are left out."
+        text += f" Seeds left out because they lack some of these levels: {missing}."
     pairs = frame.groupby(["level", "seed"])["numerics"].nunique()
     mixed = int((pairs > 1).sum())
     if mixed:

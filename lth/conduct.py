@@ -15,7 +15,7 @@ from lth.event.progress import Progress
 from lth.plan import Plan, plan
 from lth.prepare import prepare, read_data
 from lth.protocol import Sink
-from lth.search import Row, Search
+from lth.search import PRELUDE, Row, Search
 from lth.store.files import FileStore
 from lth.store.run_folder import Reference, RunFolder, invocation
 from lth.store.stored import Stored
@@ -95,7 +95,8 @@ class _Display:
             sink.say(text)
 
     def committed(self, training: Training, stored: Stored) -> None:
-        self._in_level += 1
+        # A control's prelude (its dense k steps) is not one of the planned trainings.
+        self._in_level += self._search.place_of(training)["variant"] != PRELUDE
 
     def level_done(self, rows: Sequence[Row]) -> None:
         """Count a level's Trainings, whoever trained them."""

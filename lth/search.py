@@ -33,6 +33,8 @@ from lth.training import (
 from lth.types import Mask, Scores, TrainState
 
 TICKET = "ticket"
+PRELUDE = "prelude"
+"""What display calls a Training that a control needs before itself."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +96,7 @@ class Search:
 
     def place_of(self, training: Training) -> dict[str, Any]:
         """``seed`` and ``variant`` of a Training under way, for display."""
-        return self._places.get(training.id, {"seed": "-", "variant": "prelude"})
+        return self._places.get(training.id, {"seed": "-", "variant": PRELUDE})
 
     @property
     def train_steps(self) -> int:

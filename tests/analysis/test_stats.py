@@ -136,7 +136,7 @@ def test_levels_are_averaged_per_seed_and_incomplete_seeds_are_named() -> None:
     # Seeds 0 and 1: (0.1 + 0.2) / 2 and (0.1 + 0.1) / 2, mean 0.125.
     assert "12.50 points more" in text
     assert "n = 2 seeds" in text
-    assert "1 seed lack some of these levels" in text
+    assert "left out because they lack some of these levels: 1." in text
 
 
 def test_levels_without_a_control_are_not_named() -> None:
