@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -70,3 +72,25 @@ def train(images: Tensor, labels: Tensor, *, steps: int, batch_size: int, rate: 
             if done == steps:
                 break
     return total / steps
+
+
+@torch.no_grad()
+def evaluate(images: Tensor, labels: Tensor, *, batch_size: int) -> float:
+    """The mean loss over a split, through the same DataLoader."""
+    loader = DataLoader(Pictures(images, labels), batch_size=batch_size, num_workers=2)
+    model = network()
+    total = sum(F.cross_entropy(model(x), y, reduction="sum").item() for x, y in loader)
+    return total / len(labels)
+
+
+def floor(steps: int, *, batch_size: int) -> None:
+    """The matrix products of ``steps`` updates of LeNet-300-100, and nothing else."""
+    sizes = [784, 300, 100, 10]
+    x = [torch.randn(batch_size, n) for n in sizes]
+    w = [torch.randn(b, a) for a, b in pairwise(sizes)]
+    for _ in range(steps):
+        for i, weight in enumerate(w):
+            x[i] @ weight.T
+            x[i + 1].T @ x[i]
+            if i > 0:
+                x[i + 1] @ weight
