@@ -192,7 +192,7 @@ def test_the_last_word_is_the_command_line_s() -> None:
     both = composed("experiments=resnet_20_lth", "levels=2", "model=vgg_11", "optimizer.lr=0.5")
     assert [c.levels for c in (plain, preset, both)] == [7, 12, 2]
     assert [c.schedule.rate for c in (plain, preset, both)] == [0.45, 0.2, 0.2]
-    assert [c.optimizer.lr for c in (plain, preset, both)] == [0.0012, 0.1, 0.5]
+    assert [c.optimizer.lr for c in (plain, preset, both)] == [0.003, 0.1, 0.5]
     assert [c.model._target_.rpartition(".")[2] for c in (plain, preset, both)] == [
         "LeNet300100",
         "ResNet20",
