@@ -125,7 +125,8 @@ def main() -> int:
     began = time.monotonic()
     try:
         command()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        # Jobs handle their own; a ValueError that arrives here is Hydra's, of the command line.
         _complain(explain(error, sys.argv[1:]))
         return AT_FAULT
     except KeyboardInterrupt:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -164,6 +166,7 @@ FAULTS = [
     ("verdict_against=reinit", "verdict_against: got 'reinit', allowed: random_reinit, shuffled"),
     ("model.input_shape=[1]", "model.input_shape: got [1], allowed: nothing (the run sets it)"),
     ("levels=-1 num_threads=0", "num_threads: got 0, allowed: 1 or more"),
+    ("experiments=null", "Config group override must be a string or a list"),
     ("seeds=[0", "command line: got 'seeds=[0', allowed: key=value"),
 ]
 
@@ -207,6 +210,58 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     result = command("lth.run", *TINY, "store.root=file/results", cwd=tmp_path)
     assert result.returncode == 2
     assert "store.root: got 'file/results', allowed: a folder that can be written" in result.stderr
+
+
+def test_interrupted_it_says_so_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    long = [*TINY, "seeds=[0]", "train_steps=200000it", "eval_every=100it", "checkpoint_every=10it"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lth.run", *long],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(tmp_path.glob("results/training/*/*/check*")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert list(tmp_path.glob("results/training/*/*/checkpoint.safetensors"))
+
+
+def test_a_users_own_classes_need_no_registration(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    own = ["model._target_=mine.Net", "model.hidden=7", "criterion._target_=mine.smallest"]
+    result = command("lth.run", *TINY, "seeds=[0]", "baseline=[]", *own, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "mine.Net" in result.stdout and "mine.smallest" in result.stdout
+    wrong = command("lth.run", *TINY, "model._target_=mine.smallest", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "allowed: a class that takes input_shape and num_classes" in wrong.stderr
+
+
+MINE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, *, input_shape, num_classes, hidden):
+        super().__init__()
+        self.a = nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], hidden)
+        self.b = nn.Linear(hidden, num_classes)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x.flatten(1))))
+
+
+def smallest(history, mask, *, forward, batches, generator):
+    return {n: -history.scored.weights[n].abs() for n in mask}
+"""
 
 
 def test_a_sweep_goes_on_after_faulty_cells(tmp_path: Path) -> None:
