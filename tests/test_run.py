@@ -239,7 +239,7 @@ def test_a_users_own_classes_need_no_registration(tmp_path: Path) -> None:
     result = command("lth.run", *TINY, "seeds=[0]", "baseline=[]", *own, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "mine.Net" in result.stdout and "mine.smallest" in result.stdout
-    wrong = command("lth.run", *TINY, "model._target_=mine.smallest", cwd=tmp_path)
+    wrong = command("lth.run", *TINY, "model._target_=mine.Bare", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "allowed: a class that takes input_shape and num_classes" in wrong.stderr
 
@@ -257,6 +257,11 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.b(torch.relu(self.a(x.flatten(1))))
+
+
+class Bare(nn.Module):
+    def __init__(self, size=3):
+        super().__init__()
 
 
 def smallest(history, mask, *, forward, batches, generator):
