@@ -51,9 +51,13 @@ def keep_top(scores: Scores, mask: Mask, count: int) -> dict[str, Tensor]:
 
     Ranks all layers together, in the scores' own dtype. Ties go to the lower
     index (layers in the mask's order, then the flat index). The result nests
-    in ``mask``. Raises ValueError where ``count`` exceeds the survivors or a
-    survivor's score is not a number.
+    in ``mask``. Raises ValueError where ``count`` exceeds the survivors, a
+    layer's scores do not have its shape, or a survivor's score is not a number.
     """
+    for name, kept in mask.items():
+        if name not in scores or scores[name].shape != kept.shape:
+            got = tuple(scores[name].shape) if name in scores else "none"
+            raise ValueError(f"scores of {name}: got {got}, allowed: shape {tuple(kept.shape)}")
     names = list(mask)
     alive = torch.cat([mask[n].flatten() for n in names])
     flat = torch.cat([scores[n].flatten() for n in names])

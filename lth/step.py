@@ -52,11 +52,12 @@ def resolve(component: Any, updates_per_epoch: int) -> Any:
     def count(value: Any) -> Any:
         if isinstance(value, Step):
             return Step(iterations=value.updates(updates_per_epoch))
-        if isinstance(value, tuple):
-            return tuple(count(v) for v in value)
+        if isinstance(value, list | tuple):
+            return type(value)(count(v) for v in value)
         return value
 
     if not dataclasses.is_dataclass(component) or isinstance(component, type):
         return component
-    fields = {f.name: count(getattr(component, f.name)) for f in dataclasses.fields(component)}
+    given = [f.name for f in dataclasses.fields(component) if f.init]
+    fields = {name: count(getattr(component, name)) for name in given}
     return dataclasses.replace(component, **fields)

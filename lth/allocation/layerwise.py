@@ -65,5 +65,5 @@ class Layerwise:
             counts = solve(survivors, {n: rates[n] for n in mask}, keep)
         result: dict[str, Tensor] = {}
         for name in mask:
-            result |= keep_top({name: scores[name]}, {name: mask[name]}, counts[name])
+            result |= keep_top(scores, {name: mask[name]}, counts[name])
         return result

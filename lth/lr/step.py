@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from lth.step import Step
 
@@ -13,7 +14,8 @@ class MultiStep:
     """``gamma`` to the number of ``milestones`` that lie at or before the step.
 
     Milestones are steps (``20000it``, ``80ep``): the update with that absolute
-    number is the first one at the lower rate.
+    number is the first one at the lower rate. Epochs have to be counted first
+    (``lth.step.resolve``, which the run does); ValueError where they are not.
     """
 
     milestones: Sequence[Step | str]
@@ -29,5 +31,10 @@ class MultiStep:
             raise ValueError(f"gamma: got {self.gamma}, allowed: above 0")
 
     def __call__(self, step: int, total: int) -> float:
-        passed = sum(step >= m.iterations for m in self.milestones)  # type: ignore[union-attr]
-        return float(self.gamma**passed)
+        milestones = cast(Sequence[Step], self.milestones)
+        if any(m.epochs for m in milestones):
+            raise ValueError(
+                f"milestones: got {', '.join(map(str, milestones))}, allowed: updates (lth.step."
+                "resolve counts epochs)"
+            )
+        return float(self.gamma ** sum(step >= m.iterations for m in milestones))

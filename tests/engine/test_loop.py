@@ -254,6 +254,9 @@ def test_the_rate_at_absolute_steps_by_hand() -> None:
     assert held(0) == held(29) == pytest.approx(0.01)
     cosine = LearningRate(shape=Cosine(floor=0.1), total=10)
     assert [cosine(s) for s in (0, 5, 10)] == pytest.approx([1.0, 0.55, 0.1])
+    # Held is the rate of the last update, T - 1, not what lies after it.
+    last = LearningRate(shape=Cosine(), total=10, hold=True)
+    assert last(0) == pytest.approx((1 + math.cos(0.9 * math.pi)) / 2)
 
 
 def test_the_engine_uses_the_rate_of_the_absolute_step(tiny_task: Any) -> None:
