@@ -30,8 +30,27 @@ def test_parse(text: Any, epochs: int, iterations: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "it", "ep", "500", "500 it", "30it1ep", "1.5ep", "-1it", "1e3it", "5s", "1it1it", "0"]
-    + ["all", 5, 1.0, 0.0, True, False, None],
+    [
+        "",
+        "it",
+        "ep",
+        "500",
+        "500 it",
+        "30it1ep",
+        "1.5ep",
+        "-1it",
+        "1e3it",
+        "5s",
+        "1it1it",
+        "0",
+        "all",
+        5,
+        1.0,
+        0.0,
+        True,
+        False,
+        None,
+    ],
 )
 def test_refuses(text: Any) -> None:
     with pytest.raises(ValueError, match="allowed: a step such as 500it, 3ep or 1ep30it"):
