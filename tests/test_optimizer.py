@@ -1,0 +1,128 @@
+"""Which optimizers are allowed, in which form, and their state as tensors."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lth.optimizer import ELEMENTWISE, build_optimizer, check_elementwise, load_slots_, slots
+
+REFUSED = [
+    name
+    for name in ("LBFGS", "SparseAdam", "Adafactor", "Muon")
+    if hasattr(torch.optim, name)  # Muon came with torch 2.9
+]
+
+
+class SGD(torch.optim.SGD):
+    """A user's own class under a known name: nobody has checked what it does."""
+
+
+def test_the_allowed_are_classes_of_torch() -> None:
+    for name in ELEMENTWISE:
+        check_elementwise(getattr(torch.optim, name))
+        check_elementwise(functools.partial(getattr(torch.optim, name), lr=0.1))
+
+
+def test_every_class_of_torch_is_allowed_or_refused_on_purpose() -> None:
+    """A class that a later torch adds has to be looked at."""
+    classes = {
+        name
+        for name, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+    }
+    assert classes - {"Optimizer"} == set(ELEMENTWISE) | set(REFUSED)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_mixes_weights_is_refused_by_name(name: str) -> None:
+    for optimizer in (getattr(torch.optim, name), functools.partial(getattr(torch.optim, name))):
+        with pytest.raises(ValueError, match=f"got {name}, allowed: torch.optim SGD, Adam, "):
+            check_elementwise(optimizer)
+        with pytest.raises(ValueError, match=f"got {name}"):
+            build_optimizer(optimizer, nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("optimizer", [SGD, lambda params: torch.optim.SGD(params), len])
+def test_what_only_looks_like_one_is_refused(optimizer: Any) -> None:
+    with pytest.raises(ValueError, match="allowed: torch.optim"):
+        check_elementwise(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fused"),
+    [
+        ("SGD", {"lr": 0.1}, True),
+        ("Adam", {}, True),
+        ("AdamW", {}, True),
+        ("Adagrad", {}, True),
+        ("RMSprop", {}, None),
+        ("Adam", {"fused": False}, False),
+        ("Adam", {"foreach": True}, None),
+        ("Adam", {"differentiable": True}, None),
+    ],
+)
+def test_the_fused_form_is_taken_unless_the_user_chooses(
+    name: str, options: dict[str, Any], fused: bool | None
+) -> None:
+    partial = functools.partial(getattr(torch.optim, name), **options)
+    built = build_optimizer(partial, nn.Linear(2, 2))
+    assert type(built) is getattr(torch.optim, name)
+    assert built.param_groups[0].get("fused") is fused
+    assert [tuple(p.shape) for p in built.param_groups[0]["params"]] == [(2, 2), (2,)]
+
+
+def stepped(name: str, module: nn.Module, times: int = 2) -> torch.optim.Optimizer:
+    options = {"momentum": 0.9, "lr": 0.1} if name == "SGD" else {}
+    optimizer = build_optimizer(functools.partial(getattr(torch.optim, name), **options), module)
+    for _ in range(times):
+        for i, parameter in enumerate(module.parameters(), start=1):
+            values = torch.arange(parameter.numel()).view(parameter.shape) * 0.1 + i
+            parameter.grad = torch.empty_like(parameter).copy_(values)  # laid out as autograd does
+        optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_slots_go_out_and_back(name: str) -> None:
+    module = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = stepped(name, module)
+    saved = slots(before, module)
+    assert {key.rpartition("/")[0] for key in saved} == {"weight", "bias"}
+    assert all(t.is_contiguous() and t.device.type == "cpu" for t in saved.values())
+    fresh = stepped(name, module, times=0)
+    load_slots_(fresh, module, saved)
+    again = slots(fresh, module)
+    assert again.keys() == saved.keys()
+    for key, value in saved.items():
+        assert torch.equal(again[key], value)
+        assert again[key].dtype == value.dtype
+    for parameter in module.parameters():
+        for slot, value in before.state[parameter].items():
+            if value is not None:  # in memory as the optimizer itself would have it
+                assert fresh.state[parameter][slot].stride() == value.stride()
+                assert fresh.state[parameter][slot].data_ptr() != value.data_ptr()
+
+
+def test_slots_are_copies() -> None:
+    module = nn.Linear(2, 2)
+    optimizer = stepped("Adam", module)
+    saved = slots(optimizer, module)
+    kept = {key: value.clone() for key, value in saved.items()}
+    load_slots_(fresh := stepped("Adam", module, times=0), module, saved)
+    for used in (optimizer, fresh):
+        used.step()
+    assert all(torch.equal(saved[key], kept[key]) for key in saved)
+    assert float(saved["weight/step"]) == 2
+
+
+@pytest.mark.parametrize("saved", [None, {}])
+def test_without_slots_an_optimizer_is_fresh(saved: Any) -> None:
+    module = nn.Linear(2, 2)
+    fresh = stepped("Adam", module, times=0)
+    load_slots_(fresh, module, saved)
+    assert slots(fresh, module) == {}
