@@ -3,64 +3,64 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from lth import mask
-from lth.spec import state_digest
+from lth import mask as masks
+from lth.engine.batches import Batches
+from lth.spec import state_digest, tensor_digest
 from lth.stream import generator
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "criterion").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_criterion(path, make_search, make_workshop) -> None:
+@pytest.mark.parametrize("density", [1.0, 0.4], ids=["dense", "sparse"])
+def test_criterion(path: Path, density: float, make_search: Any, make_workshop: Any) -> None:
     search, workshop = make_search(), make_workshop()
     dense = search.dense(0)
-    (stored,) = workshop.complete([dense], search.dense_watch())
-    history = search.history(stored, stored, 0)
+    (root,) = workshop.complete([dense], search.dense_watch())
+    size = round(density * masks.size(dense.mask))
+    magnitudes = {n: dense.start.weights[n].abs() for n in dense.mask}
+    parent = dense.replace(mask=masks.keep_top(magnitudes, dense.mask, size))
+    (stored,) = workshop.complete([parent], search.ticket_watch())
+    history = search.history(root, stored, 0)
+    free = {n: m for n, m in stored.mask().items() if n != "conv2.weight"}  # excluded
     criterion = instantiate(OmegaConf.load(path), _partial_=True)
-    before = state_digest(history.parent_end)
+    batches = Batches(parent, torch.device("cpu"))
 
-    def score() -> dict[str, torch.Tensor]:
+    def score() -> Any:
         return criterion(
             history,
-            dense.mask,
-            forward=search._forward(dense.task),
-            batches=lambda: iter([dense.task.train.gather(torch.arange(16))]),
+            free,
+            forward=search._forward(parent.task),
+            batches=lambda: (batches(step) for step in range(parent.task.updates_per_epoch)),
             generator=generator("test"),
         )
 
+    def seen() -> list[str]:
+        states = (history.initial, history.rewound, history.parent_start, history.parent_end)
+        return [*map(state_digest, states), tensor_digest(free), str(torch.get_rng_state().sum())]
+
+    before = seen()
     first, second = score(), score()
-    assert first.keys() == dense.mask.keys()
+    assert seen() == before
+    assert first.keys() == free.keys()
     for name, values in first.items():
-        assert values.shape == dense.mask[name].shape
+        assert values.shape == free[name].shape
         assert values.is_floating_point()
         assert bool(values.isfinite().all())
         assert torch.equal(values, second[name])
-    assert state_digest(history.parent_end) == before
-    assert mask.nested(mask.keep_top(first, dense.mask, 10), dense.mask)
+    # A criterion that cannot tell weights apart would prune by their position.
+    assert len(torch.cat([v[free[n]] for n, v in first.items()]).unique()) > 20
 
 
-def test_magnitude_scores_the_absolute_value_of_the_scored_state(
-    make_search, make_workshop
-) -> None:
-    search, workshop = make_search(), make_workshop()
-    (stored,) = workshop.complete([search.dense(0)], search.dense_watch())
-    history = search.history(stored, stored, 0)
-    scores = search.criterion(
-        history, search.dense(0).mask, forward=None, batches=None, generator=None
-    )
-    end = stored.state("end").weights
-    assert any(bool((end[n] < 0).any()) for n in scores)
-    for name, values in scores.items():
-        assert torch.equal(values, end[name].abs())
-
-
-def test_all_files_are_covered() -> None:
-    assert len(FILES) == len(
-        list((Path(__file__).parents[2] / "lth" / "criterion").glob("[a-z]*.py"))
-    )
+def test_every_module_has_a_file() -> None:
+    modules = {p.stem for p in (Path(__file__).parents[2] / "lth" / "criterion").glob("[a-z]*.py")}
+    targets = {OmegaConf.load(path)["_target_"].split(".")[-2] for path in FILES}
+    assert targets == modules
+    assert len(FILES) >= 2
