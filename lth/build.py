@@ -20,7 +20,7 @@ from lth import protocol
 from lth.config import GROUPS, ConfigError, RunConfig, Streams, run_id, semantic
 from lth.dataset.dataset import DataSet
 from lth.event.checkpoint import Interval
-from lth.event.keep import EARLY_STOP
+from lth.event.evaluate import EARLY_STOP
 from lth.optimizer import ELEMENTWISE
 from lth.runtime import Runtime
 from lth.spec import Json, spec

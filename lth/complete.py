@@ -9,8 +9,8 @@ from typing import Any
 
 from lth.engine.loop import Loop
 from lth.event.checkpoint import Checkpoint, Interval
-from lth.event.evaluate import Evaluate
-from lth.event.keep import EARLY_STOP, Keep
+from lth.event.evaluate import EARLY_STOP, Evaluate
+from lth.event.keep import Keep
 from lth.protocol import Engine, Event, Moment, Record, Result, Resume, Stop, Store
 from lth.runtime import Runtime
 from lth.spec import spec
@@ -132,8 +132,8 @@ class Workshop:
     def _events(self, training: Training, watch: Watch) -> list[Event]:
         conditions = self._conditions(training, watch)
         return [
-            Evaluate(test_curve=watch.test_curve),
-            Keep(at=watch.keep, early_stop=watch.keep_early_stop, optimizer=watch.keep_optimizer),
+            Evaluate(test_curve=watch.test_curve, keep=watch.keep_early_stop),
+            Keep(at=watch.keep, optimizer=watch.keep_optimizer),
             *watch.probes.values(),
             *self.observe(training),
             Checkpoint(
@@ -199,7 +199,8 @@ class Workshop:
             [training], events=lambda t: events, resume=lambda t: None, runtime=self.runtime
         )
         _check_prefix(training, result.record, old)
-        return self.store.amend(old, result.record.states)
+        kept = {str(s): result.record.states[str(s)] for s in sorted(steps)}
+        return self.store.amend(old, kept)
 
     def _replay_whole(self, training: Training, old: Stored, watch: Watch) -> Stored:
         self.say(f"replaying Training {training.id[:12]} to record what was not recorded")

@@ -18,7 +18,7 @@ from lth.complete import Watch
 from lth.config import ConfigError, RunConfig
 from lth.dataset.dataset import DataSet, Raw
 from lth.dataset.task import Task
-from lth.event.keep import EARLY_STOP
+from lth.event.evaluate import EARLY_STOP
 from lth.search import Search
 from lth.step import Step, resolve
 from lth.stream import generator

@@ -174,8 +174,11 @@ class Moment(Protocol):
         """A copy of the network (and the optimizer's slots) on the CPU."""
         ...
 
-    def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Per-example loss (float32) and predicted class (int64) in eval mode, on the CPU."""
+    def evaluate(self, split: Split, state: TrainState | None = None) -> tuple[Tensor, Tensor]:
+        """Per-example loss (float32) and predicted class (int64) in eval mode, on the CPU.
+
+        Of the network as it is, or of another ``state`` of it.
+        """
         ...
 
     def batch_loss(self) -> float:

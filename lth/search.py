@@ -16,7 +16,7 @@ from lth import mask as masks
 from lth.complete import Watch, Workshop
 from lth.dataset.task import Task
 from lth.engine.batches import Batches
-from lth.event.keep import EARLY_STOP
+from lth.event.evaluate import EARLY_STOP
 from lth.history import History
 from lth.protocol import Allocation, Baseline, Criterion, Event, Init, Rewind, Schedule
 from lth.spec import Json, spec

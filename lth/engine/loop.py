@@ -156,8 +156,8 @@ class _Live:
     def state(self, *, optimizer: bool = False) -> TrainState:
         return self._network.state(self.step, optimizer=optimizer)
 
-    def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
-        return self._network.evaluate(split)
+    def evaluate(self, split: Split, state: TrainState | None = None) -> tuple[Tensor, Tensor]:
+        return self._network.evaluate(split, state)
 
     def pending_loss(self) -> tuple[float, int]:
         return float(self._loss_sum), self._loss_count

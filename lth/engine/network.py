@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -105,19 +105,32 @@ class Network:
         return F.cross_entropy(wide, y, label_smoothing=self.training.label_smoothing)
 
     @torch.no_grad()
-    def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Per-example cross-entropy (float32) and predicted class, in eval mode, on the CPU."""
+    def evaluate(self, split: Split, state: TrainState | None = None) -> tuple[Tensor, Tensor]:
+        """Per-example cross-entropy (float32) and predicted class, in eval mode, on the CPU.
+
+        ``state`` takes the place of the live parameters and buffers.
+        """
+        forward = self._forward_of(state) if state is not None else self.module
         was_training = self.module.training
         self.module.eval()
         losses, classes = [], []
         with self.autocast():
             for indices in torch.split(torch.arange(len(split), device=self.device), CHUNK):
                 x, y = split.gather(indices)
-                logits = self.module(x).float()
+                logits = forward(x).float()
                 losses.append(F.cross_entropy(logits, y, reduction="none"))
                 classes.append(logits.argmax(1))
         self.module.train(was_training)
         return torch.cat(losses).cpu(), torch.cat(classes).cpu()
+
+    def _forward_of(self, state: TrainState) -> Callable[[Tensor], Tensor]:
+        live = {**self.parameters, **self.buffers}
+        # In the device and memory layout of the live tensors, so that equal values give equal bits.
+        values = {
+            n: torch.empty_like(live[n]).copy_(v)
+            for n, v in {**state.weights, **state.buffers}.items()
+        }
+        return lambda x: torch.func.functional_call(self.module, values, (x,))
 
     def gradient(self, x: Tensor, y: Tensor, seed: int) -> Weights:
         """The gradient for all weights, pruned ones too; the training is left untouched.

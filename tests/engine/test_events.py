@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from lth.engine.batches import Batches
+from lth.engine.loop import Loop
 from lth.event.dead_units import DeadUnits
 from lth.event.evaluate import Evaluate
 from lth.event.gradient_norm import GradientNorm
 from lth.event.keep import Keep
 from lth.event.progress import Progress
+from lth.model.resnet import ResNet20
 from lth.protocol import Change, Moment, Record, Result, Stop
 from lth.training import Training
 from lth.types import TrainState
@@ -115,8 +117,8 @@ def test_watching_changes_nothing(
 
     watched = train(
         training,
-        Evaluate(test_curve=True),
-        Keep(at=frozenset({2, 5}), early_stop=True, optimizer=True),
+        Evaluate(test_curve=True, keep=True),
+        Keep(at=frozenset({2, 5}), optimizer=True),
         *probes,
         Progress(show=lambda *row: None),
         At(tuple(range(training.last_step + 1)), guest),
@@ -164,6 +166,28 @@ def test_evaluation_is_per_example_in_eval_mode(
     assert (losses.dtype, losses.shape, classes.dtype) == (torch.float32, (24,), torch.int64)
     torch.testing.assert_close(losses, F.cross_entropy(logits, y, reduction="none"))
     assert torch.equal(classes, logits.argmax(1))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_another_state_is_evaluated_as_if_it_were_live(
+    channels_last: bool, make_training: Make, train: Train, tiny_task: Any
+) -> None:
+    task = tiny_task(shape=(3, 8, 8))
+    training = make_training(task=task, model=functools.partial(ResNet20, width=4))
+    kept: dict[int, tuple[TrainState, Any]] = {}
+
+    def note(moment: Moment) -> None:
+        if moment.step == 4:
+            kept[4] = moment.state(), moment.evaluate(task.test)
+        else:
+            before, live = moment.state(), moment.evaluate(task.test)
+            again = moment.evaluate(task.test, kept[4][0])
+            assert torch.equal(again[0], kept[4][1][0]) and torch.equal(again[1], kept[4][1][1])
+            assert not torch.equal(again[0], live[0])
+            assert equal(moment.state(), before)
+
+    train(training, At((4, 9), note), engine=Loop(channels_last=channels_last))
+    assert kept
 
 
 def test_the_gradient_is_dense_and_that_of_the_next_batch(

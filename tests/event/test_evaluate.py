@@ -34,9 +34,13 @@ class FakeMoment:
     def batch_loss(self) -> float:
         return float("nan") if self.at == 0 else 1.0
 
-    def evaluate(self, split: FakeSplit) -> tuple[Tensor, Tensor]:
-        self.asked.append((self.step, split.name))
-        loss = self.losses[self.at] if split.name == "validation" else 0.5
+    def state(self) -> int:
+        return self.step
+
+    def evaluate(self, split: FakeSplit, state: int | None = None) -> tuple[Tensor, Tensor]:
+        step = self.step if state is None else state
+        self.asked.append((step, split.name))
+        loss = self.losses[self.at] if split.name == "validation" else 0.5 + step
         return torch.tensor([loss, loss]), torch.tensor([0, 0])
 
 
@@ -69,18 +73,31 @@ def test_early_stop_is_the_first_minimum(losses: list[float], best: int) -> None
     assert play(losses)[0].early_stop_step == best
 
 
-def test_test_is_evaluated_at_new_minima_and_at_the_end_only() -> None:
+def test_test_is_evaluated_at_early_stop_and_at_the_end_only() -> None:
     record, moment = play([3.0, 2.0, 2.5, 1.0, 4.0])
-    assert [s for s, name in moment.asked if name == "test"] == [0, 10, 30, 40]
+    assert [s for s, name in moment.asked if name == "test"] == [40, 30]
+    assert [m.get("test_loss") for m in record.metrics] == [None, None, None, 30.5, 40.5]
+    assert record.predictions["test/early_stop/loss"].tolist() == [30.5, 30.5]
+    assert record.predictions["test/end/loss"].tolist() == [40.5, 40.5]
     assert [s for s, name in moment.asked if name == "train"] == [40]
     assert [s for s, name in moment.asked if name == "validation"] == [0, 10, 20, 30, 40]
-    assert "test_loss" not in record.metrics[2]
     assert record.metrics[4]["train_accuracy"] == 0.5
 
 
+def test_a_censored_early_stop_is_the_end() -> None:
+    record, moment = play([3.0, 2.0, 1.0])
+    assert [s for s, name in moment.asked if name == "test"] == [20]
+    assert record.predictions["test/early_stop/loss"].tolist() == [20.5, 20.5]
+
+
+def test_the_state_of_early_stop_is_left_where_it_is_kept() -> None:
+    assert play([3.0, 1.0, 2.0], keep=True)[0].states == {"early_stop": 10}
+    assert play([3.0, 1.0, 2.0])[0].states == {}
+
+
 def test_the_test_curve_has_every_point() -> None:
-    moment = play([3.0, 2.0, 2.5], test_curve=True)[1]
-    assert [s for s, name in moment.asked if name == "test"] == [0, 10, 20]
+    record, _ = play([3.0, 2.0, 2.5], test_curve=True)
+    assert [m["test_loss"] for m in record.metrics] == [0.5, 10.5, 20.5]
 
 
 def test_predictions_are_kept_at_early_stop_and_at_the_end() -> None:
@@ -101,7 +118,8 @@ def test_a_loss_that_is_not_finite_ends_it_as_diverged(bad: float) -> None:
     assert record.status == "diverged"
     assert moment.at == 1
     assert record.early_stop_step == 0
-    assert record.predictions["test/end/loss"].tolist() == [0.5, 0.5]
+    assert record.predictions["test/end/loss"].tolist() == [10.5, 10.5]
+    assert record.predictions["test/early_stop/loss"].tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(

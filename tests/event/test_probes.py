@@ -170,7 +170,7 @@ def noisy(make_search: Callable[..., Any]) -> Training:
 
 def test_keep_keeps_the_state_of_its_step_and_of_early_stop(noisy: Training) -> None:
     every = range(noisy.last_step + 1)
-    record = run(noisy, Evaluate(), Keep(at=frozenset(every), early_stop=True)).record
+    record = run(noisy, Evaluate(keep=True), Keep(at=frozenset(every))).record
     best = record.early_stop_step
     assert best == min(record.metrics, key=lambda row: row["val_loss"])["step"]
     assert best not in (0, noisy.last_step)

@@ -36,9 +36,8 @@ def pruned(make_search: Callable[..., Any]) -> Training:
 def result(pruned: Training) -> Result:
     """All that can be recorded: two kept states, one of them with slots, and a probe."""
     events = [
-        Evaluate(),
+        Evaluate(keep=True),
         Keep(at=frozenset({7}), optimizer=True),
-        Keep(early_stop=True),
         GradientNorm(),
     ]
     (result,) = Loop().train(
