@@ -57,8 +57,12 @@ PROTOCOLS: Mapping[str, type] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A checked configuration: the root's values, the components and the run's name."""
+    """A checked configuration: the root's values, the components and the run's name.
 
+    ``config`` is what it was built from, resolved, so that another process can build it again.
+    """
+
+    config: Mapping[str, Any]
     root: RunConfig
     components: Mapping[str, Any]
     specs: Mapping[str, Json]
@@ -101,6 +105,7 @@ def build(config: DictConfig) -> Run:
     assert runtime is not None
     named = semantic(root, specs)
     return Run(
+        config=values,
         root=RunConfig(**{**root, "streams": Streams(**root["streams"])}),
         components=components,
         specs=specs,
@@ -150,6 +155,7 @@ def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list
     )
     need(root["levels"] >= 0, "levels", "0 or more")
     need(root["batch_size"] >= 1, "batch_size", "1 up to the size of the train split")
+    need(root["workers"] >= 1, "workers", "1 or more")
     need(root["order"] in ("per_level", "shared"), "order", "per_level, shared")
     need(root["endpoint"] in ("early_stop", "final"), "endpoint", "early_stop, final")
     need(root["precision"] in PRECISIONS, "precision", ", ".join(PRECISIONS))

@@ -55,7 +55,8 @@ class Workshop:
     """Completes Trainings: the engine, the store and what to say meanwhile.
 
     ``observe(training)`` gives further events that only watch (progress).
-    ``say(text)`` takes one-line notices (damage found, waiting for a lock).
+    ``say(text)`` takes one-line notices (damage found, waiting for a lock,
+    where it ``waits_aloud``).
     """
 
     store: Store
@@ -65,6 +66,7 @@ class Workshop:
     observe: Callable[[Training], Sequence[Event]] = lambda training: ()
     say: Callable[[str], None] = print
     committed: Callable[[Training, Stored], None] = lambda training, stored: None
+    waits_aloud: bool = True
 
     def complete(
         self, trainings: Sequence[Training], watch: Mapping[str, Watch] | Watch | None = None
@@ -81,8 +83,9 @@ class Workshop:
         while groups:
             waiting = [g for g in groups if not self._attempt(g, unique, wanted, done, wait=False)]
             if len(waiting) == len(groups):
-                names = ", ".join(i[:12] for i in waiting[0])
-                self.say(f"waiting for another process, which is at work on Training {names}")
+                if self.waits_aloud:
+                    names = ", ".join(i[:12] for i in waiting[0])
+                    self.say(f"waiting for another process, which is at work on Training {names}")
                 self._attempt(waiting.pop(0), unique, wanted, done, wait=True)
             groups = waiting
         return [done[t.id] for t in trainings]

@@ -10,6 +10,7 @@ from typing import Any
 from lth.build import Run
 from lth.complete import ReplayError, Workshop
 from lth.config import ConfigError
+from lth.crew import crew
 from lth.event.checkpoint import Interval
 from lth.event.progress import Progress
 from lth.plan import Plan, plan
@@ -58,16 +59,18 @@ def conduct(run: Run, experiment: str | None, *, report: bool) -> str:
         observe=lambda training: [Progress(show=display.show)],
         say=display.say,
         committed=display.committed,
+        waits_aloud=run.root.workers == 1,
     )
     status = "failed"
     try:
-        for rows in search.run(workshop):
-            display.level_done(rows)
-            for row in rows:
-                _refer(row, folder, display)
-                for sink in sinks:
-                    sink.write(_mirror(row))
-            _notice(rows, display)
+        with crew(run.config, run.root.workers - 1, display.say):
+            for rows in search.run(workshop):
+                display.level_done(rows)
+                for row in rows:
+                    _refer(row, folder, display)
+                    for sink in sinks:
+                        sink.write(_mirror(row))
+                _notice(rows, display)
         status = "done"
     except ReplayError as error:
         raise FailedError(str(error)) from None

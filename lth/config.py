@@ -99,6 +99,7 @@ class RunConfig:
     label_smoothing: float = 0.0
     checkpoint_every: str = "60s"
     num_threads: int = 1
+    workers: int = 1
     deterministic: bool = False
     device: str = "auto"
     data_dir: str = "data"

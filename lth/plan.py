@@ -31,7 +31,9 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
     total = sum(search.trainings_of(level) for level in range(search.levels + 1))
     stored = _stored(search, folder, store)
     missing = total - stored
-    seconds = missing * _seconds_per_training(run, search) if missing else 0.0
+    seconds = 0.0
+    if missing:
+        seconds = missing * _seconds_per_training(run, search) / run.root.workers
     task = search.tasks[search.seeds[0]]
     start = search.theta_0(search.seeds[0])
     weights = sum(start.weights[n].numel() for n in search.layers)
@@ -42,6 +44,8 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
     where = f"{run.runtime.torch_device.type}"
     if where == "cpu":
         where += f", {run.runtime.num_threads} thread" + "s" * (run.runtime.num_threads > 1)
+    if run.root.workers > 1:
+        where += f", {run.root.workers} workers"
     text = [
         f"run {run.run_id}: {_names(run)}",
         f"  data       {len(task.train):,} train, {len(task.validation):,} validation, "
