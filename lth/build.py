@@ -59,7 +59,7 @@ PROTOCOLS: Mapping[str, type] = {
 class Run:
     """A checked configuration: the root's values, the components and the run's name.
 
-    ``config`` is what it was built from, resolved, so that another process can build it again.
+    ``config`` is what it was built from, as plain values: another process can build it again.
     """
 
     config: Mapping[str, Any]
@@ -76,13 +76,15 @@ class Run:
         raise AttributeError(name)
 
 
-def build(config: DictConfig) -> Run:
+def build(config: DictConfig | Mapping[str, Any]) -> Run:
     """Check everything that can be checked without the data; all faults come together.
 
     Raises ConfigError with one line for each fault: key, value given, values allowed.
     """
     faults: list[str] = []
-    values: Any = OmegaConf.to_container(config, resolve=True)
+    values: Any = config
+    if isinstance(config, DictConfig):
+        values = OmegaConf.to_container(config, resolve=True)
     root: dict[str, Any] = {f.name: values[f.name] for f in dataclasses.fields(RunConfig)}
     components: dict[str, Any] = {}
     for group in GROUPS:

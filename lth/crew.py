@@ -38,8 +38,6 @@ def crew(config: Mapping[str, Any], count: int, say: Callable[[str], None]) -> I
 
 def _work(config: Mapping[str, Any]) -> None:
     # Here, because a spawned process imports this module first of all.
-    from omegaconf import OmegaConf
-
     from lth.build import build
     from lth.complete import Workshop
     from lth.event.checkpoint import Interval
@@ -47,7 +45,7 @@ def _work(config: Mapping[str, Any]) -> None:
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        run = build(OmegaConf.create(dict(config)))
+        run = build(config)
         workshop = Workshop(
             store=run.store,
             engine=run.engine,
