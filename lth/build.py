@@ -17,7 +17,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lth import protocol
-from lth.config import GROUPS, ConfigError, RunConfig, Streams, run_id, semantic
+from lth.config import GROUPS, OPTIONAL_GROUPS, ConfigError, RunConfig, Streams, run_id, semantic
 from lth.dataset.dataset import DataSet
 from lth.event.checkpoint import Interval
 from lth.event.evaluate import EARLY_STOP
@@ -52,6 +52,7 @@ PROTOCOLS: Mapping[str, type] = {
     "event": protocol.Event,
     "store": protocol.Store,
     "sink": protocol.Sink,
+    "finder": protocol.Finder,
 }
 
 
@@ -94,12 +95,14 @@ def build(config: DictConfig | Mapping[str, Any]) -> Run:
                 name: _component(group, f"{group}.{name}", child, faults)
                 for name, child in (node or {}).items()
             }
+        elif group in OPTIONAL_GROUPS and not node:
+            components[group] = None
         else:
             components[group] = _component(group, group, node, faults)
     faults += _root_faults(root, components)
     specs: dict[str, Json] = {}
     if not faults:
-        for group in GROUPS[:10]:
+        for group in (*GROUPS[:10], *OPTIONAL_GROUPS):
             specs[group] = _spec_of(group, components[group], faults)
     runtime = _runtime(root, faults)
     if faults:

@@ -13,10 +13,11 @@ from lth.config import ConfigError
 from lth.crew import crew
 from lth.event.checkpoint import Interval
 from lth.event.progress import Progress
+from lth.level import PRELUDE, Row
 from lth.plan import Plan, plan
 from lth.prepare import prepare, read_data
 from lth.protocol import Sink
-from lth.search import PRELUDE, Row, Search
+from lth.search import Search
 from lth.store.files import FileStore
 from lth.store.run_folder import Reference, RunFolder, invocation
 from lth.store.stored import Stored

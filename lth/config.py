@@ -24,11 +24,15 @@ GROUPS = (
     "event",
     "store",
     "sink",
+    "finder",
 )
 """The config groups: folders of conf/ and of the package."""
 
 SEMANTIC_GROUPS = GROUPS[:9]
 """Groups that enter the run_id; controls, engine, probes, store and sinks do not."""
+
+OPTIONAL_GROUPS = ("finder",)
+"""Semantic groups that may be left out; they enter the run_id where they are not."""
 
 SEMANTIC_KEYS = (
     "train_steps",
@@ -119,13 +123,15 @@ class RunConfig:
     event: Any = field(default_factory=dict)
     store: Any = None
     sink: Any = field(default_factory=dict)
+    finder: Any = None
 
 
 def semantic(root: Mapping[str, Any], components: Mapping[str, Json]) -> dict[str, Json]:
     """What the run_id hashes: the semantic components' specs and root keys not at their default."""
     default = asdict(RunConfig())
     keys = {k: root[k] for k in SEMANTIC_KEYS if root[k] != default[k]}
-    return {**{g: components[g] for g in SEMANTIC_GROUPS}, **keys}
+    chosen = {g: components[g] for g in OPTIONAL_GROUPS if components.get(g) is not None}
+    return {**{g: components[g] for g in SEMANTIC_GROUPS}, **chosen, **keys}
 
 
 def run_id(semantic_config: Mapping[str, Json]) -> str:

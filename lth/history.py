@@ -69,6 +69,10 @@ class History:
         mask = self.parent.mask()
         return {n: mask[n] for n in [*self.layers, *(m for m in mask if m not in self.layers)]}
 
+    def prunable(self) -> dict[str, str]:
+        """The types of the layers that pruning may touch."""
+        return {n: kind for n, kind in self.layers.items() if n not in self.excluded}
+
     def kept(self, step: int) -> TrainState:
         """The dense network at ``step``; KeyError where that state was not kept."""
         return self._state(self.dense, str(step))

@@ -8,9 +8,10 @@ from typing import Any
 
 from lth.build import Run
 from lth.event.evaluate import Evaluate
+from lth.level import TICKET
 from lth.prepare import SIMULATED, ladder
 from lth.protocol import Event
-from lth.search import TICKET, Search
+from lth.search import Search
 from lth.sink.console import duration
 from lth.store.files import FileStore
 from lth.store.run_folder import RunFolder
@@ -90,6 +91,8 @@ def _stored(search: Search, folder: RunFolder, store: FileStore) -> int:
     for seed in search.seeds:
         for level in range(1, search.levels + 1):
             names = [(TICKET, 0)]
+            if search.finder is not None:
+                names += [(n, 0) for n in search.finder.variants]
             if search.has_controls(level):
                 names += [(n, d) for n, b in search.baselines.items() for d in range(b.draws)]
             found += sum(folder.file(seed, n, level, d).with_suffix("").is_dir() for n, d in names)

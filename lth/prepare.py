@@ -78,6 +78,7 @@ def prepare(run: Run, raw: Raw) -> Search:
         allocation=run.allocation,
         schedule=run.schedule,
         rewind=run.rewind,
+        finder=run.finder,
         baselines=variants(run),
         eval_every=Step.parse(root.eval_every).updates(per_epoch),
         rewind_step=rewind_step,

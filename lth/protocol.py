@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,40 @@ class Allocation(Protocol):
     ) -> Mask: ...
 
 
+Allocate: TypeAlias = Callable[[Scores], Mask]
+"""Spends a level's budget on scores: a mask nested in the parent's."""
+
+
+@runtime_checkable
+class Finder(Protocol):
+    """Finds a ticket's mask by a training of its own: dynamic sparse, gradual, early-bird.
+
+    Called with the ticket that criterion and allocation would give at once, it
+    makes the Training that finds; ``start`` is that ticket's start, unmasked;
+    ``keep`` the number of weights to keep in all layers that pruning may touch.
+    ``mask`` reads the mask off that Training's result. ``controls`` are
+    Trainings beside it. ``variants`` names its own result first, then those;
+    the ticket is the mask that was found, rewound and trained.
+    """
+
+    @property
+    def variants(self) -> Sequence[str]: ...
+
+    def __call__(
+        self,
+        ticket: Training,
+        *,
+        start: TrainState,
+        history: History,
+        allocation: Allocation,
+        keep: int,
+    ) -> Training: ...
+
+    def mask(self, found: Stored, *, allocate: Allocate) -> Mask: ...
+
+    def controls(self, finding: Training) -> Mapping[str, Training]: ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Restart:
     """Where a training begins: a state, the span of its updates, its schedule held or not."""
@@ -146,13 +180,15 @@ class Record:
 
     ``states`` are named ``early_stop`` or by step (``500``). ``predictions``
     maps ``<split>/<when>/<class|loss>`` to one value per example. ``probes``
-    holds one list of rows per probe.
+    holds one list of rows per probe. ``memory`` is what events need to go on
+    from a checkpoint; it is not stored in the end.
     """
 
     metrics: Metrics = field(default_factory=list)
     states: dict[str, TrainState] = field(default_factory=dict)
     predictions: dict[str, Tensor] = field(default_factory=dict)
     probes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    memory: dict[str, Tensor] = field(default_factory=dict)
     early_stop_step: int | None = None
     status: str = "running"
     seconds: float = 0.0
@@ -213,11 +249,22 @@ class Stop:
 
 @runtime_checkable
 class Event(Protocol):
-    """Something that happens at declared steps between updates."""
+    """Something that happens at declared steps between updates.
+
+    Where it has ``close(moment, record)``, that is called once where another
+    event stops the training before its last step.
+    """
 
     def steps(self, training: Training) -> Iterable[int]: ...
 
     def __call__(self, moment: Moment, record: Record) -> Change | Stop | None: ...
+
+
+def last_look(event: Event, moment: Moment, record: Record) -> None:
+    """Call ``event.close``, where it has one, because another event stopped the training."""
+    close = getattr(event, "close", None)
+    if close is not None:
+        close(moment, record)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

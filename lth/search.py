@@ -18,8 +18,9 @@ from lth.dataset.task import Task
 from lth.engine.batches import Batches
 from lth.event.evaluate import EARLY_STOP
 from lth.history import History
-from lth.protocol import Allocation, Baseline, Criterion, Event, Init, Rewind, Schedule
-from lth.spec import Json, spec
+from lth.level import PRELUDE, TICKET, Ground, Level, Row
+from lth.protocol import Allocation, Baseline, Criterion, Event, Finder, Init, Rewind, Schedule
+from lth.spec import spec
 from lth.store.stored import Stored
 from lth.stream import Key, generator
 from lth.training import (
@@ -31,29 +32,6 @@ from lth.training import (
     streams,
 )
 from lth.types import Mask, Scores, TrainState
-
-TICKET = "ticket"
-PRELUDE = "prelude"
-"""What display calls a Training that a control needs before itself."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Row:
-    """One stored Training of a run and its place in it.
-
-    ``search_steps`` are the updates spent to obtain its mask; ``options`` is
-    the canonical spec of a control, None for the ticket.
-    """
-
-    seed: int
-    variant: str
-    draw: int
-    level: int
-    parent_level: int | None
-    search_steps: int
-    options: Json
-    training: Training
-    stored: Stored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,6 +67,7 @@ class Search:
     label_smoothing: float = 0.0
     grad_clip: float | None = None
     precision: str = "fp32"
+    finder: Finder | None = None
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
     _dense: dict[int, Training] = field(default_factory=dict, repr=False)
@@ -114,7 +93,8 @@ class Search:
         if level == 0:
             return len(self.seeds)
         controls = sum(b.draws for b in self.baselines.values())
-        return len(self.seeds) * (1 + (controls if self.has_controls(level) else 0))
+        found = len(self.finder.variants) if self.finder else 0
+        return len(self.seeds) * (1 + found + (controls if self.has_controls(level) else 0))
 
     def has_controls(self, level: int) -> bool:
         """Whether controls are trained at this level."""
@@ -314,16 +294,7 @@ class Search:
         excluded: frozenset[str],
         workshop: Workshop,
     ) -> list[Row]:
-        planned: list[Callable[[Stored], Row]] = []
-        trainings: list[Training] = []
-        watches: dict[str, Watch] = {}
-
-        def plan(training: Training, watch: Watch, **place: Any) -> None:
-            self._places[training.id] = {"seed": place["seed"], "variant": place["variant"]}
-            planned.append(lambda stored: Row(training=training, stored=stored, **place))
-            trainings.append(training)
-            watches.setdefault(training.id, watch)
-
+        grounds = []
         for seed in self.seeds:
             parent = tickets.get((seed, self.schedule(level).parent))
             previous = tickets.get((seed, level - 1))
@@ -331,39 +302,84 @@ class Search:
                 continue
             history = self.history(tickets[seed, 0].stored, parent.stored, seed, excluded)
             mask = self.prune(history, parent.training, seed, level)
-            ticket = self.ticket(history, parent.training, mask, seed=seed, level=level)
-            cost = parent.search_steps + parent.training.updates
-            place = {"seed": seed, "level": level, "parent_level": parent.level}
-            plan(
-                ticket,
-                self.ticket_watch(),
-                variant=TICKET,
-                draw=0,
-                search_steps=cost,
-                options=None,
-                **place,
+            grounds.append(
+                Ground(
+                    seed=seed,
+                    level=level,
+                    parent=parent,
+                    history=history,
+                    mask=mask,
+                    cost=parent.search_steps + parent.training.updates,
+                )
             )
+        rows: list[Row] = []
+        if self.finder is not None:
+            rows, grounds = self._find(self.finder, grounds, workshop)
+        planned = Level(self._places)
+        for ground in grounds:
+            ticket = self.ticket(
+                ground.history, ground.parent.training, ground.mask, seed=ground.seed, level=level
+            )
+            planned.plan(ground, ticket, self.ticket_watch(), TICKET, cost=ground.cost)
             for name, baseline in self.baselines.items() if self.has_controls(level) else ():
                 for draw in range(baseline.draws):
-                    plan(
-                        self.control(
-                            baseline,
-                            ticket,
-                            history,
-                            seed=seed,
-                            level=level,
-                            draw=draw,
-                            train=lambda t: workshop.complete([t])[0],
-                        ),
-                        self.watch,
-                        variant=name,
+                    control = self.control(
+                        baseline,
+                        ticket,
+                        ground.history,
+                        seed=ground.seed,
+                        level=level,
                         draw=draw,
-                        search_steps=cost if baseline.searched else 0,
-                        options=spec(baseline),
-                        **place,
+                        train=lambda t: workshop.complete([t])[0],
                     )
-        stored = workshop.complete(trainings, watches)
-        return [row(found) for row, found in zip(planned, stored, strict=True)]
+                    cost = ground.cost if baseline.searched else 0
+                    options = spec(baseline)
+                    planned.plan(
+                        ground, control, self.watch, name, draw=draw, cost=cost, options=options
+                    )
+        return rows + planned.complete(workshop)
+
+    def _find(
+        self, finder: Finder, grounds: Sequence[Ground], workshop: Workshop
+    ) -> tuple[list[Row], list[Ground]]:
+        """Train what finds the masks; its rows, and the grounds with what it found.
+
+        Where finding diverged, its seed ends here.
+        """
+        planned = Level(self._places)
+        for ground in grounds:
+            parent, history = ground.parent.training, ground.history
+            ticket = self.ticket(history, parent, ground.mask, seed=ground.seed, level=ground.level)
+            finding = finder(
+                ticket,
+                start=self.rewind(history).state,
+                history=history,
+                allocation=self.allocation,
+                keep=masks.remaining({n: ground.mask[n] for n in history.prunable()}),
+            )
+            planned.plan(ground, finding, self.ticket_watch(), finder.variants[0], cost=ground.cost)
+            for name, control in finder.controls(finding).items():
+                planned.plan(ground, control, self.watch, name, cost=ground.cost)
+        rows = planned.complete(workshop)
+        found = {r.seed: r for r in rows if r.variant == finder.variants[0]}
+        return rows, [
+            self._found(finder, ground, found[ground.seed])
+            for ground in grounds
+            if found[ground.seed].stored.status != "diverged"
+        ]
+
+    def _found(self, finder: Finder, ground: Ground, row: Row) -> Ground:
+        old = ground.history
+
+        def allocate(scores: Scores) -> Mask:
+            return self.allocate(scores, old.mask, ground.level, old.excluded)
+
+        return dataclasses.replace(
+            ground,
+            history=dataclasses.replace(old, parent=row.stored),
+            mask=finder.mask(row.stored, allocate=allocate),
+            cost=row.search_steps + row.stored.done["updates"],
+        )
 
     def history(
         self, dense: Stored, parent: Stored, seed: int, excluded: frozenset[str] = frozenset()

@@ -46,6 +46,17 @@ class Step:
         return epochs + iterations
 
 
+def positive_step(name: str, value: Step | str) -> Step:
+    """The step that an option means; ValueError, naming the option, for none or no update."""
+    try:
+        step = Step.parse(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if step == Step():
+        raise ValueError(f"{name}: got {value!r}, allowed: a step of at least 1it")
+    return step
+
+
 def resolve(component: Any, updates_per_epoch: int) -> Any:
     """``component`` (a frozen dataclass) with every Step field counted in updates."""
 

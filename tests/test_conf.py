@@ -208,10 +208,10 @@ def test_the_root_has_the_keys_that_were_promised() -> None:
     promised |= {"seeds", "levels", "train_steps", "batch_size", "rewind_step", "eval_every"}
     promised |= {"test_curve", "keep", "baseline_levels", "precision", "grad_clip", "report"}
     promised |= {"label_smoothing", "checkpoint_every", "num_threads", "deterministic", "device"}
-    promised |= {"data_dir"}
+    promised |= {"data_dir", "workers"}
     config = composed()
     assert promised <= set(config)
-    assert len(promised) == 18 + 14
+    assert len(promised) == 18 + 16
     assert set(config) == {f.name for f in dataclasses.fields(RunConfig)}
     assert config.store.root == "results"
     assert composed("optimizer.lr=0.02").optimizer.lr == 0.02

@@ -22,10 +22,11 @@ from lth.allocation.budget import pruned
 from lth.allocation.layerwise import Layerwise
 from lth.build import Run, build
 from lth.dataset.dataset import Raw
+from lth.level import Row
 from lth.paths import conf_dir
 from lth.prepare import ladder, prepare, read_data, variants
 from lth.run import register
-from lth.search import Row, Search
+from lth.search import Search
 
 NAMES = sorted(p.stem for p in (conf_dir() / "experiments").glob("*.yaml"))
 

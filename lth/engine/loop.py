@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lth.dataset.task import Split
 from lth.engine.batches import Batches
 from lth.engine.network import Network
-from lth.protocol import Change, Event, Record, Result, Resume, Stop
+from lth.protocol import Change, Event, Record, Result, Resume, Stop, last_look
 from lth.runtime import Runtime
 from lth.stream import seed_of
 from lth.training import Training
@@ -108,7 +108,10 @@ class _Live:
             record.seconds = time.perf_counter() - began
             for event in events:
                 if self.step in due[id(event)] and self._happen(event, record):
-                    record.status = "stopped" if record.status == "running" else record.status
+                    if record.status == "running":
+                        record.status = "stopped"
+                        for last in events:
+                            last_look(last, self, record)
                     return record
         record.status = "done"
         return record

@@ -36,8 +36,19 @@ class Evaluate:
         return training.grid()
 
     def __call__(self, moment: Moment, record: Record) -> Stop | None:
+        last = moment.step == moment.training.last_step
+        return self._look(moment, record, moment.batch_loss(), last=last)
+
+    def close(self, moment: Moment, record: Record) -> None:
+        """The last row of a training that was stopped; in place of one at the same step."""
+        seen = record.metrics and record.metrics[-1]["step"] == moment.step
+        batch_loss = record.metrics.pop()["batch_loss"] if seen else moment.batch_loss()
+        self._look(moment, record, batch_loss, last=True)
+
+    def _look(
+        self, moment: Moment, record: Record, batch_loss: float, *, last: bool
+    ) -> Stop | None:
         task = moment.training.task
-        batch_loss = moment.batch_loss()
         validation = moment.evaluate(task.validation)
         row = {"step": float(moment.step), "batch_loss": batch_loss}
         row |= _summary("val", validation, task.validation)
@@ -50,7 +61,7 @@ class Evaluate:
             record.early_stop_step = moment.step
             record.states[EARLY_STOP] = moment.state()
             _remember(record, "val", EARLY_STOP, validation)
-        if diverged or moment.step == moment.training.last_step:
+        if diverged or last:
             _remember(record, "val", "end", validation)
             row |= _summary("train", moment.evaluate(task.train), task.train)
             self._test(moment, record, row)

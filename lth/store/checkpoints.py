@@ -20,6 +20,7 @@ def encode(training: Training, resume: Resume, conditions: Mapping[str, Any]) ->
     flat = dict(tensors.flatten("state", resume.state))
     flat |= {f"mask/{n}": m for n, m in resume.mask.items()}
     flat |= {f"prediction/{n}": t for n, t in record.predictions.items()}
+    flat |= {f"memory/{n}": t for n, t in record.memory.items()}
     for name, state in record.states.items():
         flat |= tensors.flatten(f"kept/{name}", state)
     meta = {
@@ -59,6 +60,7 @@ def decode(data: bytes, training: Training, conditions: Mapping[str, Any]) -> Re
             for n, (step, slots) in meta["kept"].items()
         },
         predictions=part("prediction/"),
+        memory=part("memory/"),
         probes=meta["probes"],
         early_stop_step=meta["early_stop_step"],
         seconds=meta["seconds"],

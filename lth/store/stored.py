@@ -217,7 +217,7 @@ def _early_stop(record: Record, training: Training) -> dict[str, Any] | None:
     row = next(m for m in record.metrics if m["step"] == record.early_stop_step)
     return {
         "step": record.early_stop_step,
-        "censored": record.early_stop_step == training.last_step,
+        "censored": record.early_stop_step == record.metrics[-1]["step"],
         **_without_step(row),
     }
 

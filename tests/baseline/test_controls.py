@@ -26,8 +26,9 @@ from lth.baseline.shuffled_mask import ShuffledMask
 from lth.baseline.sign_reinit import SignReinit
 from lth.engine.batches import Batches
 from lth.init.glorot_normal import GlorotNormal
+from lth.level import Row
 from lth.rewind.matrix import Matrix
-from lth.search import Row, Search
+from lth.search import Search
 from lth.stream import generator
 from lth.training import Training, initial_state
 from lth.types import TrainState

@@ -24,13 +24,14 @@ from lth.complete import Watch
 from lth.criterion.random import random
 from lth.engine.batches import Batches
 from lth.engine.loop import Loop
+from lth.level import Row
 from lth.protocol import Event, Restart, Result, Resume
 from lth.rewind.matrix import Matrix
 from lth.runtime import Runtime
 from lth.schedule.geometric import Geometric
 from lth.schedule.one_shot import OneShot
 from lth.schedule.targets import Targets
-from lth.search import Row, Search
+from lth.search import Search
 from lth.store.memory import MemoryStore
 from lth.training import Training
 
