@@ -305,7 +305,9 @@ def test_stop_ends_a_training_at_its_step(make_training: Make, train: Train) -> 
     )
     assert result.end.step == 6
     assert result.record.status == "stopped"
-    assert [row["step"] for row in result.record.metrics] == [0, 4]
+    # Evaluated where it was stopped, as at any end.
+    assert [row["step"] for row in result.record.metrics] == [0, 4, 6]
+    assert [("test_loss" in row) for row in result.record.metrics][-1]
     assert late == []
     whole = train(make_training(), Keep(at=frozenset({6})))
     assert equal(result.end, whole.record.states["6"])
