@@ -10,27 +10,18 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.evidence import Evidence, evidence
 from analysis.frame import COLUMNS, LocateError, frame, locate
-from analysis.stats import Estimate, by_seed, estimate, paired_difference, verdict
-from lth.config import RunConfig
 from lth.store.run_folder import RunFolder
 from lth.store.stored import DamagedError
 
 
-def settings(folder: RunFolder) -> dict[str, Any]:
-    """The verdict's settings of a run: those in its config, else the defaults."""
-    default = RunConfig()
-    config = folder.config()
-    names = ("endpoint", "verdict_against", "verdict_density")
-    return {n: config.get(n, getattr(default, n)) for n in names}
-
-
-def table(data: pd.DataFrame, config: dict[str, Any]) -> str:
+def table(proof: Evidence) -> str:
     """One row per density: accuracies in percent with 95 % half-widths over seeds."""
-    endpoint, against = config["endpoint"], config["verdict_against"]
-    values = by_seed(data, endpoint)
-    variants = ["ticket", *sorted(set(data["variant"]) - {"ticket"})]
-    difference = paired_difference(data, endpoint, against)
+    against, data = proof.settings["verdict_against"], proof.trainings
+    accuracy = proof.accuracy.set_index(["level", "variant"])
+    early = proof.early_stop.set_index(["level", "variant"])
+    difference = proof.difference[proof.difference["against"] == against].set_index("level")
     rows = []
     for level, part in data.groupby("level"):
         tickets = part[part["variant"] == "ticket"]
@@ -40,36 +31,80 @@ def table(data: pd.DataFrame, config: dict[str, Any]) -> str:
             "weights": f"{tickets['remaining_weights'].mean():,.0f}",
             "n": len(tickets),
         }
-        for variant in variants:
-            known = values.loc[[level], variant].dropna() if variant in values else []
-            row[variant] = _cell(estimate(list(known)), signed=False)
-        own = difference.loc[[level]] if level in difference.index.get_level_values(0) else []
-        row[f"ticket - {against}"] = _cell(estimate(list(own)), signed=True)
-        row["early stop (ticket)"] = _early_stop(tickets)
-        diverged = int((part["status"] == "diverged").sum())
-        if (data["status"] == "diverged").any():
+        for variant in proof.variants:
+            row[variant] = _cell(accuracy, (level, variant), signed=False)
+        row[f"ticket - {against}"] = _cell(difference, level, signed=True)
+        row["early stop (ticket)"] = _early_stop(early, (level, "ticket"))
+        if proof.diverged:
+            diverged = int((part["status"] == "diverged").sum())
             row["diverged"] = f"{diverged} of {len(part)}"
         rows.append(row)
-    shown = pd.DataFrame(rows)
     title = (
-        f"Test accuracy in % at {endpoint}, mean and 95 % interval over seeds "
+        f"Test accuracy in % at {proof.settings['endpoint']}, mean and 95 % interval over seeds "
         f"(draws averaged within their seed)"
     )
-    return f"{title}\n{shown.to_string(index=False)}"
+    return f"{title}\n{pd.DataFrame(rows).to_string(index=False)}"
 
 
-def summary(folder: RunFolder, data: pd.DataFrame) -> str:
-    """The table and the verdict of one run."""
-    config = settings(folder)
-    return f"{table(data, config)}\n\n{verdict(data, config)}"
+def summary(proof: Evidence) -> str:
+    """The table, the verdict, and what else the definitions ask for, of one run."""
+    lines = [*matching_lines(proof), *winning_lines(proof), *cost_lines(proof)]
+    return "\n".join([table(proof), "", proof.verdict, *(["", *lines] if lines else [])])
+
+
+def matching_lines(proof: Evidence) -> list[str]:
+    """How sparse a ticket still matches dense, for each tolerance, and the best level."""
+    lines = []
+    for row in proof.matching_range.itertuples():
+        margin = "" if row.epsilon == 0 else f" ({100 * row.epsilon:.2f} points)"
+        name = row.tolerance if row.epsilon != 0.002 else "0.2 points"
+        lines.append(
+            f"Matches dense within {name}{margin if 'SD' in name else ''}: certainly down to "
+            f"{_density(row.sparsest_certain)}, possibly to "
+            f"{_density(row.sparsest_before_failure)}; by the papers' point rule to "
+            f"{_density(row.point_rule)}"
+        )
+    if proof.best is not None:
+        best = proof.best
+        half = "" if best["n"] < 2 else f" +- {50 * (best['high'] - best['low']):.2f}"
+        lines.append(
+            f"Best ticket by validation: level {best['level']} ({_density(best['density'])}), test "
+            f"{100 * best['mean']:.2f}{half} %"
+        )
+    return lines
+
+
+def winning_lines(proof: Evidence) -> list[str]:
+    """At which levels tickets win in the sense of 2019, at tolerance 0."""
+    table = proof.matching[proof.matching["epsilon"] == 0]
+    if table.empty:
+        return []
+    if (table["winning"] == "not defined").all():
+        return ["Winning (2019): not defined, tickets start from final weights"]
+    kinds = ("winning", "not winning", "undecided", "undetermined")
+    found = {k: [str(i) for i in table[table["winning"] == k]["level"]] for k in kinds}
+    text = "; ".join(f"{k} at level {', '.join(v)}" for k, v in found.items() if v)
+    return [f"Winning (early stop no later, accuracy no lower than dense): {text}"]
+
+
+def cost_lines(proof: Evidence) -> list[str]:
+    """What the sparsest ticket cost in all, beside a dense training."""
+    cost = proof.cost[proof.cost["variant"] == "ticket"]
+    if len(cost) < 2:
+        return []
+    dense, last = cost.iloc[0], cost.iloc[-1]
+    return [
+        f"Cost per seed: level {last['level']:.0f} took {last['total_steps']:,.0f} updates "
+        f"({last['search_steps']:,.0f} of them to find its mask), dense {dense['total_steps']:,.0f}"
+    ]
 
 
 def write_report(folder: RunFolder) -> str:
     """Print-ready summary of a run; the same and the tidy CSV go to its report folder."""
-    data = frame([folder])
-    text = summary(folder, data)
+    proof = evidence(folder)
+    text = summary(proof)
     folder.report.mkdir(parents=True, exist_ok=True)
-    data[COLUMNS].to_csv(folder.report / "compare.csv", index=False)
+    proof.trainings[COLUMNS].to_csv(folder.report / "compare.csv", index=False)
     (folder.report / "compare.txt").write_text(text + "\n")
     return text
 
@@ -90,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         for folder in folders:
             print(f"run {folder.run_id}")
-            print(summary(folder, data[data["run_id"] == folder.run_id]), end="\n\n")
+            part = data[data["run_id"] == folder.run_id]
+            print(summary(evidence(folder, part)), end="\n\n")
         if options.csv is not None:
             data[COLUMNS].to_csv(options.csv, index=False)
             print(f"{len(data)} rows in {options.csv}")
@@ -106,19 +142,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _cell(value: Estimate, *, signed: bool) -> str:
-    if value.n == 0:
+def _cell(table: pd.DataFrame, key: Any, *, signed: bool) -> str:
+    if key not in table.index or table.loc[key, "n"] == 0:
         return "-"
-    mean = f"{100 * value.mean:+.2f}" if signed else f"{100 * value.mean:.2f}"
-    return mean if value.n < 2 else f"{mean} +- {100 * value.half:.2f}"
+    row = table.loc[key]
+    mean = f"{100 * row['mean']:+.2f}" if signed else f"{100 * row['mean']:.2f}"
+    return mean if row["n"] < 2 else f"{mean} +- {50 * (row['high'] - row['low']):.2f}"
 
 
-def _early_stop(tickets: pd.DataFrame) -> str:
-    known = tickets["early_stop_step"].dropna()
-    if known.empty:
+def _early_stop(table: pd.DataFrame, key: Any) -> str:
+    if key not in table.index or pd.isna(table.loc[key, "median"]):
         return "-"
-    censored = int(tickets["early_stop_censored"].fillna(False).astype(bool).sum())
-    return f"{known.median():.0f} ({censored} of {len(tickets)} censored)"
+    row = table.loc[key]
+    return f"{row['median']:.0f} ({row['censored']} of {row['trainings']} censored)"
+
+
+def _density(value: float) -> str:
+    return "no level" if pd.isna(value) else f"{100 * value:.3g} %"
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ COLUMNS = [
 """One row per (run_id, seed, variant, draw, level): these names are a contract."""
 
 
-EXTRA = ["num_classes", "numerics"]
-"""What statistics need besides: for accuracy at chance, and to tell pairs that differ."""
+EXTRA = ["num_classes", "numerics", "training"]
+"""What statistics need besides: accuracy at chance, pairs that differ, and the Training's id."""
 
 
 class LocateError(ValueError):
@@ -113,4 +113,5 @@ def _row(folder: RunFolder, reference: Reference, stored: Stored) -> dict[str, A
         "status": done["status"],
         "num_classes": done["num_classes"],
         "numerics": json.dumps(done["numerics"], sort_keys=True),
+        "training": reference.training,
     }

@@ -1,12 +1,10 @@
-"""Means and intervals over seeds, paired; the verdict of a run."""
+"""Means and intervals over seeds: paired t, simultaneous bands, the three-way rule."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,104 +28,95 @@ class Estimate:
         return (self.high - self.low) / 2
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """``mean +- t(0.975, n - 1) s / sqrt(n)``, s with n - 1 in the denominator."""
+def estimate(values: Sequence[float], *, among: int = 1) -> Estimate:
+    """``mean +- t(1 - 0.025 / among, n - 1) s / sqrt(n)``, s with n - 1 in the denominator.
+
+    With ``among`` intervals made this way (Bonferroni), all of them cover
+    together with at least the nominal probability, however they depend.
+    """
     x = np.asarray(values, dtype=float)
     n = len(x)
     if n < 2:
         return Estimate(float(x.mean()) if n else math.nan, math.nan, math.nan, n)
     from scipy.special import stdtrit
 
-    half = float(stdtrit(n - 1, 0.5 + LEVEL / 2) * x.std(ddof=1) / math.sqrt(n))
+    tail = (1 - LEVEL) / (2 * among)
+    half = float(stdtrit(n - 1, 1 - tail) * x.std(ddof=1) / math.sqrt(n))
     mean = float(x.mean())
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def endpoint_values(frame: pd.DataFrame, endpoint: str) -> pd.Series:
-    """Test accuracy at ``early_stop`` or ``final``; a diverged training enters at chance."""
-    values = frame[f"{endpoint}_test_accuracy"].astype(float)
-    return values.where(frame["status"] != "diverged", 1.0 / frame["num_classes"])
+BCA_FROM = 20
+"""Below so many seeds the bootstrap covers too little to be shown (docs/statistics.md)."""
 
 
-def by_seed(frame: pd.DataFrame, endpoint: str) -> pd.DataFrame:
+def bca(values: Sequence[float]) -> tuple[float, float]:
+    """The BCa bootstrap interval of a mean; NaN below ``BCA_FROM`` values or without spread."""
+    x = np.asarray(values, dtype=float)
+    if len(x) < BCA_FROM or x.std() == 0:
+        return math.nan, math.nan
+    from scipy.stats import bootstrap
+
+    result = bootstrap(
+        (x,), np.mean, confidence_level=LEVEL, method="BCa", rng=np.random.default_rng(0)
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def three_way(difference: Estimate, epsilon: float) -> str:
+    """``yes`` where the lower bound is at least -epsilon, ``no`` where the upper one is below it.
+
+    Else ``undecided``, and so with fewer than two seeds.
+    """
+    if difference.low >= -epsilon:
+        return "yes"
+    return "no" if difference.high < -epsilon else "undecided"
+
+
+def endpoint_values(
+    frame: pd.DataFrame, endpoint: str, split: str = "test", *, diverged: bool = True
+) -> pd.Series:
+    """Accuracy at ``early_stop`` or ``final``; a diverged training enters at chance, or as NaN."""
+    values = frame[f"{endpoint}_{split}_accuracy"].astype(float)
+    instead = 1.0 / frame["num_classes"] if diverged else math.nan
+    return values.where(frame["status"] != "diverged", instead)
+
+
+def by_seed(
+    frame: pd.DataFrame, endpoint: str, split: str = "test", *, diverged: bool = True
+) -> pd.DataFrame:
     """Accuracy by (level, seed) and variant; draws are averaged within their seed first."""
-    table = frame.assign(value=endpoint_values(frame, endpoint))
+    values = endpoint_values(frame, endpoint, split, diverged=diverged)
+    table = frame.assign(value=values)
     return table.pivot_table(index=["level", "seed"], columns="variant", values="value")
 
 
-def paired_difference(frame: pd.DataFrame, endpoint: str, against: str) -> pd.Series:
+def paired_difference(
+    frame: pd.DataFrame,
+    endpoint: str,
+    against: str,
+    split: str = "test",
+    *,
+    diverged: bool = True,
+) -> pd.Series:
     """Ticket minus control by (level, seed), where both exist."""
-    table = by_seed(frame, endpoint)
-    if against not in table:
+    table = by_seed(frame, endpoint, split, diverged=diverged)
+    if against not in table or "ticket" not in table:
         return pd.Series(dtype=float)
     return (table["ticket"] - table[against]).dropna()
 
 
-def verdict(frame: pd.DataFrame, config: dict[str, Any]) -> str:
-    """One sentence: the endpoint that the config fixed, its number, n and interval.
-
-    The endpoint is the per-seed mean of ticket minus control over the levels
-    whose density lies in ``verdict_density``. Where the interval covers 0 the
-    run cannot tell.
-    """
-    against, endpoint = config["verdict_against"], config["endpoint"]
-    low, high = config["verdict_density"]
-    densities = frame[frame["variant"] == "ticket"].groupby("level")["density"].mean()
-    levels = [int(i) for i, d in densities.items() if low <= d <= high]
-    difference = paired_difference(frame[frame["level"].isin(levels)], endpoint, against)
-    place = f"density {100 * low:g} to {100 * high:g} %"
-    if difference.empty:
-        return f"No verdict: no level with {place} has both a ticket and {against}."
-    seeds = difference.unstack("level")
-    # Controls may have been trained at some of these levels only.
-    levels = [int(level) for level in seeds.columns]
-    complete = seeds.dropna()
-    missing = len(seeds) - len(complete)
-    result = estimate(list(complete.mean(axis=1)))
-    where = (
-        f"at {_endpoint(endpoint)}, averaged over the levels with {place} "
-        f"(level{'s' if len(levels) > 1 else ''} {', '.join(map(str, levels))})"
-    )
-    note = _notes(frame[frame["level"].isin(levels)], missing)
-    if result.n == 0:
-        return f"No verdict: no seed has all of these levels {where}.{note}"
-    points = 100 * result.mean
-    better = "more" if points >= 0 else "less"
-    text = (
-        f"{where[0].upper()}{where[1:]}, the ticket is {abs(points):.2f} points {better} accurate "
-        f"than {against}"
-    )
-    if result.n < 2:
-        return f"{text} with one seed: there is no interval, so this run cannot tell.{note}"
-    interval = f"95 % interval {100 * result.low:+.2f} to {100 * result.high:+.2f}"
-    end = f"({interval}, n = {result.n} seeds)"
-    if result.low > 0:
-        return f"{text} {end}: the ticket wins.{note}"
-    if result.high < 0:
-        return f"{text} {end}: {against} wins.{note}"
-    return f"{text} {end}: the interval covers 0, so this run cannot tell.{note}"
+def minus_dense(frame: pd.DataFrame, endpoint: str, split: str = "test") -> pd.Series:
+    """Ticket minus dense (level 0) of the same seed, by (level, seed)."""
+    values = by_seed(frame, endpoint, split)["ticket"].dropna()
+    dense = values[values.index.get_level_values("level") == 0].droplevel("level")
+    tickets = values[values.index.get_level_values("level") > 0]
+    seeds = tickets.index.get_level_values("seed")
+    return (tickets - dense.reindex(seeds).to_numpy()).dropna()
 
 
-def _endpoint(endpoint: str) -> str:
-    return {"early_stop": "early stop", "final": "the end of training"}[endpoint]
-
-
-def _notes(frame: pd.DataFrame, missing: int) -> str:
-    diverged = int((frame["status"] == "diverged").sum())
-    text = ""
-    if diverged:
-        text += f" {diverged} of {len(frame)} trainings diverged and enter at chance."
-    if missing:
-        text += f" Seeds left out because they lack some of these levels: {missing}."
-    pairs = frame.groupby(["level", "seed"])["numerics"].nunique()
-    mixed = int((pairs > 1).sum())
-    if mixed:
-        text += f" In {mixed} of {len(pairs)} pairs the sides differ in numerics ({_odd(frame)})."
-    return text
-
-
-def _odd(frame: pd.DataFrame) -> str:
-    """The names of the numerics that are not the same everywhere."""
-    known = [json.loads(n) for n in frame["numerics"].unique()]
-    names = sorted({name for numerics in known for name in numerics})
-    return ", ".join(n for n in names if len({str(k.get(n)) for k in known}) > 1)
+def at_level(series: pd.Series, level: int) -> list[float]:
+    """The values of one level, by seed."""
+    if series.empty or level not in series.index.get_level_values("level"):
+        return []
+    return [float(v) for v in series.xs(level, level="level")]

@@ -200,9 +200,9 @@ def _notice(rows: Sequence[Row], display: _Display) -> None:
 def _end(folder: RunFolder, display: _Display, *, report: bool) -> None:
     # The only place where the package looks at its analysis.
     from analysis.compare import summary, write_report
-    from analysis.frame import frame
+    from analysis.evidence import evidence
 
-    text = write_report(folder) if report else summary(folder, frame([folder]))
+    text = write_report(folder) if report else summary(evidence(folder))
     display.say(f"\n{text}\n")
     lines = [f"stored in  {folder.path}  (seed_*/<variant>/level_*: masks, starts, ends, metrics)"]
     if report:

@@ -11,7 +11,8 @@ import pytest
 from scipy import stats as scipy_stats
 
 from analysis.frame import COLUMNS, EXTRA
-from analysis.stats import by_seed, endpoint_values, estimate, paired_difference, verdict
+from analysis.stats import by_seed, endpoint_values, estimate, paired_difference
+from analysis.verdict import verdict
 
 CONFIG: dict[str, Any] = {
     "endpoint": "early_stop",
