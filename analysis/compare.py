@@ -12,7 +12,6 @@ import pandas as pd
 
 from analysis.evidence import Evidence, evidence
 from analysis.frame import COLUMNS, LocateError, frame, locate
-from lth.store.run_folder import RunFolder
 from lth.store.stored import DamagedError
 
 
@@ -32,8 +31,8 @@ def table(proof: Evidence) -> str:
             "n": len(tickets),
         }
         for variant in proof.variants:
-            row[variant] = _cell(accuracy, (level, variant), signed=False)
-        row[f"ticket - {against}"] = _cell(difference, level, signed=True)
+            row[variant] = cell(accuracy, (level, variant), signed=False)
+        row[f"ticket - {against}"] = cell(difference, level, signed=True)
         row["early stop (ticket)"] = _early_stop(early, (level, "ticket"))
         if proof.diverged:
             diverged = int((part["status"] == "diverged").sum())
@@ -48,8 +47,13 @@ def table(proof: Evidence) -> str:
 
 def summary(proof: Evidence) -> str:
     """The table, the verdict, and what else the definitions ask for, of one run."""
-    lines = [*matching_lines(proof), *winning_lines(proof), *cost_lines(proof)]
+    lines = finding_lines(proof)
     return "\n".join([table(proof), "", proof.verdict, *(["", *lines] if lines else [])])
+
+
+def finding_lines(proof: Evidence) -> list[str]:
+    """Matching, the best level, winning and cost, a sentence each."""
+    return [*matching_lines(proof), *winning_lines(proof), *cost_lines(proof)]
 
 
 def matching_lines(proof: Evidence) -> list[str]:
@@ -99,16 +103,6 @@ def cost_lines(proof: Evidence) -> list[str]:
     ]
 
 
-def write_report(folder: RunFolder) -> str:
-    """Print-ready summary of a run; the same and the tidy CSV go to its report folder."""
-    proof = evidence(folder)
-    text = summary(proof)
-    folder.report.mkdir(parents=True, exist_ok=True)
-    proof.trainings[COLUMNS].to_csv(folder.report / "compare.csv", index=False)
-    (folder.report / "compare.txt").write_text(text + "\n")
-    return text
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print every run's table; 0 done, 1 a stored file is damaged, 2 an argument is at fault."""
     parser = argparse.ArgumentParser(prog="python -m analysis.compare", description=__doc__)
@@ -142,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _cell(table: pd.DataFrame, key: Any, *, signed: bool) -> str:
+def cell(table: pd.DataFrame, key: Any, *, signed: bool) -> str:
+    """A row's mean in percent with half of its interval, or a dash."""
     if key not in table.index or table.loc[key, "n"] == 0:
         return "-"
     row = table.loc[key]

@@ -13,6 +13,7 @@ from lth.config import ConfigError
 from lth.crew import crew
 from lth.event.checkpoint import Interval
 from lth.event.progress import Progress
+from lth.layer import uses
 from lth.level import PRELUDE, Row
 from lth.plan import Plan, plan
 from lth.prepare import prepare, read_data
@@ -21,7 +22,8 @@ from lth.search import Search
 from lth.store.files import FileStore
 from lth.store.run_folder import Reference, RunFolder, invocation
 from lth.store.stored import Stored
-from lth.training import Training
+from lth.stream import generator
+from lth.training import Training, build_model
 
 
 class FailedError(Exception):
@@ -40,7 +42,7 @@ def conduct(run: Run, experiment: str | None, *, report: bool) -> str:
     folder = RunFolder(store.root, run.run_id)
     try:
         ahead = plan(run, search, folder, store)
-        _begin(run, folder, raw.digest, experiment)
+        _begin(run, search, folder, raw.digest, experiment)
     except OSError as error:
         raise ConfigError(
             [
@@ -134,7 +136,9 @@ class _Display:
         return (now - began) * (self._ahead.trainings - done) / (done - first)
 
 
-def _begin(run: Run, folder: RunFolder, digest: str, experiment: str | None) -> None:
+def _begin(
+    run: Run, search: Search, folder: RunFolder, digest: str, experiment: str | None
+) -> None:
     try:
         folder.begin(
             run.semantic,
@@ -145,10 +149,18 @@ def _begin(run: Run, folder: RunFolder, digest: str, experiment: str | None) -> 
                 seeds=list(run.root.seeds),
                 levels=run.root.levels,
                 runtime=run.runtime.numerics(),
+                network=_network(search),
             ),
         )
     except ValueError as error:
         raise ConfigError([f"store.root: {error}"]) from None
+
+
+def _network(search: Search) -> dict[str, Any]:
+    """What a report says of the network: its input, and how often each weight is used."""
+    task = search.tasks[search.seeds[0]]
+    module = build_model(search.model, task, generator("uses"))
+    return {"input_shape": list(task.input_shape), "uses": uses(module, task.input_shape)}
 
 
 def _refer(row: Row, folder: RunFolder, display: _Display) -> None:
@@ -199,14 +211,16 @@ def _notice(rows: Sequence[Row], display: _Display) -> None:
 
 def _end(folder: RunFolder, display: _Display, *, report: bool) -> None:
     # The only place where the package looks at its analysis.
-    from analysis.compare import summary, write_report
+    from analysis.compare import summary
     from analysis.evidence import evidence
 
-    text = write_report(folder) if report else summary(evidence(folder))
-    display.say(f"\n{text}\n")
+    proof = evidence(folder)
+    display.say(f"\n{summary(proof)}\n")
     lines = [f"stored in  {folder.path}  (seed_*/<variant>/level_*: masks, starts, ends, metrics)"]
     if report:
-        lines.append(f"tables in  {folder.report}")
+        from analysis.report import write
+
+        lines.append(f"report in  {write(folder, proof)}")
     lines.append(f"compare    python -m analysis.compare {folder.path}")
     for line in lines:
         display.say(line)

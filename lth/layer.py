@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Kinds = Mapping[str, str]
 """Prunable parameter name -> ``conv``, ``linear`` or ``output``, in module order."""
@@ -30,6 +31,34 @@ def kinds(model: nn.Module) -> dict[str, str]:
     linears = [name for name, kind in found.items() if kind == "linear"]
     found[(linears or list(found))[-1]] = "output"
     return found
+
+
+@torch.no_grad()
+def uses(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
+    """How often each weight of a prunable layer is used on one example.
+
+    1 for Linear, the number of output positions for Conv (per group: a weight
+    is used once at each). Weights kept times uses is the number of
+    multiply-adds of a forward pass.
+    """
+    counts = dict.fromkeys(kinds(model), 0)
+    features = {n: w.shape[0] for n, w in model.named_parameters() if n in counts}
+    handles = []
+    for name, module in model.named_modules():
+        weight = f"{name}.weight" if name else "weight"
+        if weight in counts:
+
+            def count(_: nn.Module, inputs: object, output: Tensor, weight: str = weight) -> None:
+                # One example: all of the output, shared among its features.
+                counts[weight] += output.numel() // features[weight]
+
+            handles.append(module.register_forward_hook(count))
+    was_training = model.training
+    model.eval()(torch.zeros(1, *input_shape))
+    model.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return counts
 
 
 def matches(name: str, kind: str, pattern: str) -> bool:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import pytest
 from torch import nn
 
-from lth.layer import kinds, matches, select
+from lth.layer import kinds, matches, select, uses
 
 
 def net(**layers: nn.Module) -> nn.Sequential:
@@ -76,3 +76,12 @@ def test_matches_by_name_or_type() -> None:
     assert matches("a.weight", "conv", "a.*")
     assert not matches("a.weight", "conv", "b.*")
     assert not matches("A.weight", "conv", "a.*")
+
+
+def test_uses_are_output_positions() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.Flatten(), nn.Linear(4 * 9, 7), nn.Linear(7, 3)
+    )
+    net.train()
+    assert uses(net, (2, 6, 6)) == {"0.weight": 9, "2.weight": 1, "3.weight": 1}
+    assert net.training and not net[0]._forward_hooks

@@ -1,0 +1,149 @@
+"""A figure as data: what the HTML and the PNG of a plot are both drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from analysis.evidence import Evidence
+from lth.store.files import FileStore
+from lth.store.run_folder import RunFolder
+from lth.store.stored import DamagedError, Stored
+
+COLOURS = {
+    # Okabe & Ito (2008): told apart with every common kind of colour vision.
+    "ticket": "#0072B2",
+    "dense": "#5F6B76",
+    "random_reinit": "#D55E00",
+    "shuffled_mask": "#009E73",
+    "random_mask": "#CC79A7",
+    "sign_reinit": "#E69F00",
+    "other_order": "#56B4E9",
+    "same_mask": "#8C6D00",
+    "sham": "#999999",
+    "static": "#7A4FA3",
+}
+SPARE = ("#7A4FA3", "#B8860B", "#A63D57", "#3B7A57", "#4B5FA6", "#8A5A44")
+"""For variants of a user's own, in the order of their names."""
+
+
+def colour(variant: str, variants: Sequence[str]) -> str:
+    """One colour per variant, the same in every figure of a report."""
+    own = variant.partition("+")[0]
+    if variant in COLOURS:
+        return COLOURS[variant]
+    if own in COLOURS and own not in variants:
+        return COLOURS[own]
+    others = sorted(v for v in variants if v not in COLOURS)
+    return SPARE[others.index(variant) % len(SPARE)] if variant in others else SPARE[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One thing drawn: a line (with its band), faint lines, bars, or a step-shaped histogram."""
+
+    label: str
+    x: Sequence[Any]
+    y: Sequence[Any]
+    colour: str
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    hover: Sequence[str] | None = None
+    kind: str = "line"
+    """``line``, ``faint`` (no legend, no hover), ``rule`` (horizontal), ``bar`` or ``stairs``."""
+    dash: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One pair of axes: series, or an ``image`` of rows with a colour scale named ``scale``."""
+
+    title: str = ""
+    x: str = ""
+    y: str = ""
+    series: Sequence[Series] = ()
+    image: Sequence[Sequence[float]] | None = None
+    scale: str = ""
+    log_x: bool = False
+    falling_x: bool = False
+    """Densities fall to the right, as pruning goes on."""
+    log_y: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A plot: its panels, what it says in words, and the tidy table behind it."""
+
+    name: str
+    title: str
+    caption: str
+    panels: Sequence[Panel]
+    data: pd.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One run, to be drawn: its evidence, and its stored Trainings."""
+
+    folder: RunFolder
+    proof: Evidence
+    read: dict[str, Stored] = field(default_factory=dict, repr=False)
+
+    @property
+    def endpoint(self) -> str:
+        return str(self.proof.settings["endpoint"])
+
+    @property
+    def variants(self) -> list[str]:
+        return self.proof.variants
+
+    @cached_property
+    def levels(self) -> list[int]:
+        """All levels of the ticket."""
+        data = self.proof.trainings
+        return sorted({int(i) for i in data[data["variant"] == "ticket"]["level"]})
+
+    @cached_property
+    def shown(self) -> list[int]:
+        """Up to four levels that stand for the ladder: dense, the sparsest, and two between."""
+        levels = self.levels
+        picks = {0, (len(levels) - 1) // 3, 2 * (len(levels) - 1) // 3, len(levels) - 1}
+        return [levels[i] for i in sorted(picks)]
+
+    def density(self, level: int) -> float:
+        """The mean density of a level's tickets."""
+        data = self.proof.trainings
+        chosen = (data["variant"] == "ticket") & (data["level"] == level)
+        return float(data[chosen]["density"].mean())
+
+    def rows(self, level: int, variant: str = "ticket") -> list[Any]:
+        """The rows of a level's trainings of a variant."""
+        data = self.proof.trainings
+        chosen = (data["variant"] == variant) & (data["level"] == level)
+        return list(data[chosen].itertuples())
+
+    def stored(self, training_id: str) -> Stored:
+        """A Training of the run; DamagedError where it is missing."""
+        if training_id not in self.read:
+            store = FileStore(self.folder.store_root)
+            stored = store.peek(training_id)
+            if stored is None:
+                raise DamagedError(store.folder(training_id).describe("done.json"), "missing")
+            self.read[training_id] = stored
+        return self.read[training_id]
+
+    def colour(self, variant: str) -> str:
+        return colour(variant, self.variants)
+
+
+Plot = Callable[[Subject], Figure | None]
+"""Draws a run; None where the run has nothing to show of it."""
+
+
+def percent(density: float) -> str:
+    """A density as people write it."""
+    return f"{100 * density:.3g} %"

@@ -1,0 +1,63 @@
+"""How the surviving weights are distributed at the start and at the end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis.figure import Figure, Panel, Series, Subject, percent
+from lth.store.stored import Stored
+
+ORDER = 7
+TITLE = "Surviving weights"
+BINS = 61
+
+
+def draw(subject: Subject) -> Figure | None:
+    """Histograms of the ticket's living weights before and after training, all seeds together."""
+    panels, rows = [], []
+    for level in subject.shown:
+        trained = [subject.stored(r.training) for r in subject.rows(level)]
+        values = {when: _living(trained, when) for when in ("start", "end")}
+        if any(not len(v) for v in values.values()):
+            continue
+        both = np.abs(np.concatenate(list(values.values())))
+        limit = float(np.quantile(both, 0.995))
+        edges = np.linspace(-limit, limit, BINS)
+        series = []
+        for when, own in values.items():
+            density, _ = np.histogram(own, edges, density=True)
+            centres = (edges[1:] + edges[:-1]) / 2
+            colour = subject.colour("ticket") if when == "end" else subject.colour("dense")
+            series.append(
+                Series(label=when, x=list(centres), y=list(density), colour=colour, kind="stairs")
+            )
+            rows += [
+                {"level": level, "when": when, "weight": float(c), "frequency": float(d)}
+                for c, d in zip(centres, density, strict=True)
+            ]
+        title = f"level {level}, {percent(subject.density(level))}"
+        panels.append(Panel(title=title, x="weight", y="frequency", series=series))
+    if not panels:
+        return None
+    return Figure(
+        name="weights",
+        title=TITLE,
+        caption="Prunable weights that the ticket keeps, at the start and at the end of their "
+        "training, all layers and seeds together; the outermost 0.5 % are left out.",
+        panels=panels,
+        data=pd.DataFrame(rows),
+    )
+
+
+def _living(trained: list[Stored], when: str) -> np.ndarray:
+    """All of them; none where the store was told not to keep them."""
+    parts = []
+    for stored in trained:
+        mask = stored.mask("start" if when == "start" else "end")
+        try:
+            weights = stored.state(when).weights
+        except KeyError:
+            return np.empty(0)
+        parts += [weights[n][kept].numpy() for n, kept in mask.items()]
+    return np.concatenate(parts) if parts else np.empty(0)
