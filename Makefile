@@ -33,8 +33,8 @@ type: $(READY) ## mypy, strict
 bench: $(READY) ## the benchmarks; a table on the screen, JSON in benchmarks/results/
 	$(BIN)/python -m benchmarks.level $(ARGS)
 
-report: $(READY) ## the table of every run in results/
-	$(BIN)/python -m analysis.compare results $(ARGS)
+report: $(READY) ## the report of every run in results/
+	$(BIN)/python -m analysis.report results $(ARGS)
 
 clean: ## remove the environment and caches; results stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -72,6 +72,8 @@ class Panel:
     falling_x: bool = False
     """Densities fall to the right, as pruning goes on."""
     log_y: bool = False
+    range_y: tuple[float, float] | None = None
+    """The part of the y axis that is of interest, where not all of it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

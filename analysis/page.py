@@ -31,11 +31,12 @@ dl { display:grid; grid-template-columns:max-content 1fr; gap:4px 18px; margin:1
 dt { color:var(--soft) } dd { margin:0; overflow-wrap:anywhere }
 .scroll { overflow-x:auto; margin:12px 0 }
 table { border-collapse:collapse; font-variant-numeric:tabular-nums; font-size:.9rem }
-th,td { padding:5px 12px; text-align:right; white-space:nowrap;
+th,td { padding:5px 10px; text-align:right; white-space:nowrap;
   border-bottom:1px solid var(--line) }
 th { font-weight:600; border-bottom:2px solid var(--line) }
 td.text,th.text { text-align:left } tr.failed td { color:#b3261e }
-figure { margin:10px 0 0; padding:0 } figcaption { font-size:.92rem; max-width:52em }
+figure { margin:10px 0 0; padding:0 }
+figcaption { font-size:.92rem; max-width:52em; margin-top:8px }
 .panels { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));
   gap:8px; margin-top:8px }
 .panels.one { grid-template-columns:1fr } .panels.small {
@@ -68,8 +69,8 @@ SCRIPT = """
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const style = getComputedStyle(document.documentElement);
   const value = name => style.getPropertyValue(name).trim();
-  const config = {displaylogo: false, responsive: true,
-    modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d"]};
+  // The figures lie beside the page as files, so no tool bar is needed.
+  const config = {displayModeBar: false, responsive: true};
   const axis = {gridcolor: value("--line"), zerolinecolor: value("--line"),
     linecolor: value("--line")};
   for (const [id, {data, layout}] of Object.entries(figures)) {
@@ -102,6 +103,10 @@ SCRIPT = """
   document.body.dataset.drawn = String(Object.keys(figures).length);
 })();
 """
+
+
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
+"""The page may load nothing at all: a browser refuses, and says so on its console."""
 
 
 class Page:
@@ -193,12 +198,13 @@ class Page:
 
     def html(self) -> str:
         """The whole page."""
-        # "</" inside a script element would end it.
-        figures = json.dumps(self._figures, allow_nan=False).replace("</", "<\\/")
+        # "</script" inside a script element would end it.
+        figures = json.dumps(self._figures, allow_nan=False).replace("<", "\\u003c")
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<link rel="icon" href="data:,">'
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             f"<title>{escape(self._title)}</title><style>{STYLE}</style></head>"
             f"<body><main>{''.join(self._parts)}</main>"
             f'<script type="application/json" id="figures">{figures}</script>'

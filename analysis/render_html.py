@@ -62,6 +62,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
         layout["xaxis"] |= _density_axis(panel)
     if panel.log_y:
         layout["yaxis"] |= {"type": "log", "exponentformat": "power"}
+    if panel.range_y is not None:
+        layout["yaxis"] |= {"range": list(panel.range_y)}
     traces = [trace for series in panel.series for trace in _traces(series)]
     return {"data": traces, "layout": layout}
 

@@ -61,6 +61,8 @@ def _panel(panel: Panel, ax: Axes) -> dict[str, Any]:
         ax.xaxis.set_minor_formatter(lambda v, _: "")
     if panel.log_y:
         ax.set_yscale("symlog", linthresh=_smallest(panel))
+    if panel.range_y is not None:
+        ax.set_ylim(*panel.range_y)
     if panel.falling_x:
         ax.invert_xaxis()
     ax.set_title(panel.title, fontsize=10, loc="left")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ def _multiples(
     values: Sequence[dict[str, str]],
     proofs: Mapping[str, Subject],
 ) -> list[tuple[Figure, dict[str, str]]]:
-    figures = []
+    figures: list[tuple[Figure, dict[str, str]]] = []
     for cell, own in zip(cells, values, strict=True):
         subject = proofs.get(cell["run_id"] or "")
         figure = accuracy.draw(subject) if subject is not None else None
@@ -122,7 +123,5 @@ def _multiples(
 
 
 def _titled(figure: Figure, title: str, name: str) -> Figure:
-    import dataclasses
-
     panel = dataclasses.replace(figure.panels[0], title=title)
     return dataclasses.replace(figure, name=name, title=title, panels=[panel])

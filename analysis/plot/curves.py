@@ -42,8 +42,17 @@ def draw(subject: Subject) -> Figure | None:
             for variant in subject.variants
             if (at_level["variant"] == variant).any()
         ]
+        ends = [y for s in series for y in s.y[len(s.y) // 2 :]]
+        margin = max(2.0, max(ends) - min(ends))
         panels.append(
-            Panel(title=name, x="step (updates)", y="validation accuracy, %", series=series)
+            Panel(
+                title=name,
+                x="step (updates)",
+                y="validation accuracy, %",
+                series=series,
+                # The first steps start at chance and would flatten all the rest.
+                range_y=(max(0.0, min(ends) - margin), min(100.0, max(ends) + margin / 2)),
+            )
         )
     return Figure(
         name="curves",

@@ -1,0 +1,36 @@
+"""A small run and a small sweep on disk, made once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lth.store.run_folder import RunFolder, runs
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["levels=2", "train_steps=60it", "eval_every=20it", "device=cpu", "sink=[console]"]
+
+
+def command(root: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lth.run", *SMALL, f"store.root={root}", *settings],
+        cwd=root.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Digits, three seeds, two levels, 60 updates; with the report that the run wrote."""
+    root = tmp_path_factory.mktemp("small") / "results"
+    done = command(root, "seeds=[0,1,2]")
+    assert done.returncode == 0, done.stderr
+    (folder,) = runs(root)
+    return folder
