@@ -60,7 +60,7 @@ def matching_lines(proof: Evidence) -> list[str]:
     """How sparse a ticket still matches dense, for each tolerance, and the best level."""
     lines = []
     for row in proof.matching_range.itertuples():
-        margin = "" if row.epsilon == 0 else f" ({100 * row.epsilon:.2f} points)"
+        margin = f" ({100 * row.epsilon:.2f} points)"
         name = row.tolerance if row.epsilon != 0.002 else "0.2 points"
         lines.append(
             f"Matches dense within {name}{margin if 'SD' in name else ''}: certainly down to "
@@ -80,7 +80,7 @@ def matching_lines(proof: Evidence) -> list[str]:
 
 def winning_lines(proof: Evidence) -> list[str]:
     """At which levels tickets win in the sense of 2019, at tolerance 0."""
-    table = proof.matching[proof.matching["epsilon"] == 0]
+    table = proof.matching[proof.matching["tolerance"] == "0"]
     if table.empty:
         return []
     if (table["winning"] == "not defined").all():

@@ -54,6 +54,11 @@ class CellSweeper(BasicSweeper):
                 crashed = returned.status != JobStatus.COMPLETED
                 failed += crashed or returned.return_value != 0
         print(f"sweep: {total - failed} of {total} cells done; records in {directory}")
+        if self.config.report:
+            # The only other place where the package looks at its analysis.
+            from analysis.report_sweep import write_sweep
+
+            print(f"report in  {write_sweep(directory)}")
         if failed:
             raise SystemExit(1)
         return None
