@@ -79,7 +79,9 @@ class Workshop:
         unique = {t.id: t for t in trainings}
         wanted = {i: _watch_of(watch, i) for i in unique}
         done: dict[str, Stored] = {}
-        groups = [[t.id for t in g] for g in self.engine.groups(list(unique.values()))]
+        groups = [
+            [t.id for t in g] for g in self.engine.groups(list(unique.values()), self.runtime)
+        ]
         while groups:
             waiting = [g for g in groups if not self._attempt(g, unique, wanted, done, wait=False)]
             if len(waiting) == len(groups):

@@ -57,11 +57,20 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
         f"  trainings  {total} of {search.train_steps - search.rewind_step:,}"
         f"{' to ' + format(search.train_steps, ',') if search.rewind_step else ''} updates; "
         f"{stored} stored, {missing} to do, about {duration(seconds)} on {where}",
+        f"  engine     {_engine(run, search)}",
         f"  verdict    {TICKET} against {run.root.verdict_against} at {run.root.endpoint}, "
         f"mean over levels with density {_percent(run.root.verdict_density)}",
         f"  store      {folder.path}",
     ]
     return Plan(text=text, trainings=total, stored=stored, seconds=seconds)
+
+
+def _engine(run: Run, search: Search) -> str:
+    dense = search.dense(search.seeds[0])
+    choose = getattr(run.engine, "choose", None)
+    if choose is None:
+        return str(run.engine.numerics(run.runtime, dense)["engine"])
+    return str(choose(dense, run.runtime)[1])
 
 
 def _names(run: Run) -> str:

@@ -295,7 +295,7 @@ class Resume:
 class Engine(Protocol):
     """Trains cohorts. Every engine agrees with ``loop`` within a stated tolerance."""
 
-    def groups(self, cohort: Sequence[Training]) -> Sequence[Sequence[Training]]:
+    def groups(self, cohort: Sequence[Training], runtime: Runtime) -> Sequence[Sequence[Training]]:
         """Which Trainings are trained (and recomputed) together."""
         ...
 

@@ -32,7 +32,7 @@ class Loop:
     compile: bool = False
     channels_last: bool = False
 
-    def groups(self, cohort: Sequence[Training]) -> Sequence[Sequence[Training]]:
+    def groups(self, cohort: Sequence[Training], runtime: Runtime) -> Sequence[Sequence[Training]]:
         """Every network is trained alone, so any one can be recomputed alone."""
         return [[training] for training in cohort]
 

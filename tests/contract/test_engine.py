@@ -11,20 +11,47 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import nn
 
 from lth import mask
 from lth.engine.loop import Loop
 from lth.lr.constant import Constant
 from lth.protocol import Engine
+from lth.runtime import Runtime
 from lth.training import LearningRate
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "engine").glob("*.yaml"))
 TOLERANCE = 1e-4
 
 
+class Perceptron(nn.Sequential):
+    """What every engine can train."""
+
+    def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__(
+            nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, num_classes, bias=False)
+        )
+
+
+@pytest.fixture
+def nets(TinyBatchNorm) -> dict[str, list[type[nn.Module]]]:
+    """The models that each engine claims."""
+    return {
+        "mlp": [Perceptron],
+        "loop": [Perceptron, TinyBatchNorm],
+        "auto": [Perceptron, TinyBatchNorm],
+    }
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_engine(path, make_search, make_workshop) -> None:
-    search = make_search(learning_rate=LearningRate(shape=Constant(), total=50), eval_every=10)
+def test_engine(path, nets, make_search, make_workshop) -> None:
+    for model in nets[path.stem]:
+        agrees(path, model, make_search, make_workshop)
+
+
+def agrees(path, model, make_search, make_workshop) -> None:
+    rate = LearningRate(shape=Constant(), total=50)
+    search = make_search(learning_rate=rate, eval_every=10, model=model)
     dense = search.dense(0)
     scores = {n: dense.start.weights[n].abs() for n in dense.mask}
     sparse = dense.replace(mask=mask.keep_top(scores, dense.mask, 90))
@@ -52,11 +79,13 @@ def test_engine(path, make_search, make_workshop) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 @pytest.mark.parametrize("size", [1, 2, 9])
-def test_numbers_do_not_depend_on_the_cohort(path, size, make_search, make_workshop) -> None:
-    search = make_search(seeds=range(9))
+def test_numbers_do_not_depend_on_the_cohort(path, size, nets, make_search, make_workshop) -> None:
+    search = make_search(seeds=range(9), model=nets[path.stem][-1])
     engine = instantiate(OmegaConf.load(path))
     cohort = [search.dense(seed) for seed in range(size)]
-    assert [t.id for group in engine.groups(cohort) for t in group] == [t.id for t in cohort]
+    assert [t.id for group in engine.groups(cohort, Runtime(device="cpu")) for t in group] == [
+        t.id for t in cohort
+    ]
     together = make_workshop(engine=engine).complete(cohort)
     (alone,) = make_workshop(engine=engine).complete(cohort[-1:])
     assert together[-1].done["digests"] == alone.done["digests"]
@@ -66,7 +95,8 @@ def test_numbers_do_not_depend_on_the_cohort(path, size, make_search, make_works
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_optimizers_that_mix_weights_are_refused_by_name(path, make_search, make_workshop) -> None:
-    search = make_search(optimizer=functools.partial(torch.optim.LBFGS, lr=0.1))
+    lbfgs = functools.partial(torch.optim.LBFGS, lr=0.1)
+    search = make_search(optimizer=lbfgs, model=Perceptron)
     with pytest.raises(ValueError, match="got LBFGS, allowed: torch.optim SGD, Adam"):
         make_workshop(engine=instantiate(OmegaConf.load(path))).complete([search.dense(0)])
 

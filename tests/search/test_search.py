@@ -75,7 +75,7 @@ class Counting:
     loop: Loop = dataclasses.field(default_factory=Loop)
 
     def groups(self, cohort: Sequence[Training]) -> Sequence[Sequence[Training]]:
-        return self.loop.groups(cohort)
+        return self.loop.groups(cohort, runtime)
 
     def numerics(self, runtime: Runtime, training: Training) -> dict[str, Any]:
         return self.loop.numerics(runtime, training)

@@ -1,0 +1,244 @@
+"""Perceptrons under way: one ``Moment`` each, and what they do together between events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lth import mask as masks
+from lth.dataset.task import Split
+from lth.engine.batches import Batches
+from lth.engine.network import CHUNK, Network
+from lth.engine.packed import Cohort, Dense, Layer, Packed, Sparse, partial
+from lth.protocol import Change, Event, Record, Resume
+from lth.stream import seed_of
+from lth.training import Training
+from lth.types import Mask, TrainState, Weights
+
+CPU = torch.device("cpu")
+CACHED = 64 * 2**20
+"""Bytes of a split up to which it is gathered once for all evaluations of a cohort."""
+
+
+class Live:
+    """One Training under way. Its values lie in the cohort's vector while it is bound to one."""
+
+    def __init__(self, training: Training, resume: Resume | None, events: Sequence[Event]) -> None:
+        self.training = training
+        self.events = [*training.events, *events]
+        self.record = Record() if resume is None else resume.record
+        self.step = training.first_step if resume is None else resume.state.step
+        self.resumed_at = None if resume is None else resume.state.step
+        mask = training.mask if resume is None else resume.mask
+        self.start = masks.apply_state(training.start if resume is None else resume.state, mask)
+        self.network = Network(training, CPU)
+        self.network.load(self.start, mask)
+        self.mask: Mask = self.network.mask
+        loss, count = (0.0, 0) if resume is None else resume.pending_loss
+        self.loss_sum, self.loss_count = torch.tensor(loss), count
+        self._bound: tuple[Together, int] | None = None
+
+    def due(self) -> dict[int, set[int]]:
+        """The steps of each event, from where this training is."""
+        return {id(e): {s for s in e.steps(self.training) if s >= self.step} for e in self.events}
+
+    def bind(self, together: Together, index: int) -> None:
+        """From now on the values are those of a cohort."""
+        self._bound = (together, index)
+
+    def pause(self, state: TrainState, change: Change | None) -> None:
+        """Take the values out of the cohort, changed where an event did so."""
+        self._bound = None
+        mask = self.mask if change is None else change.mask
+        self.start = masks.apply_state(state if change is None else change.state, mask)
+        self.network.load(self.start, mask)
+        self.mask = self.network.mask
+
+    def look_at(self, change: Change) -> None:
+        """Show later events of this step what an earlier one changed."""
+        self.pause(change.state, change)
+
+    # What an event sees.
+
+    def state(self, *, optimizer: bool = False) -> TrainState:
+        if self._bound is None:
+            slots = self.start.optimizer if optimizer else None
+            slots = (slots or {}) if optimizer else None
+            weights = {n: w.clone() for n, w in self.start.weights.items()}
+            return TrainState(step=self.step, weights=weights, buffers={}, optimizer=slots)
+        together, index = self._bound
+        return TrainState(
+            step=self.step,
+            weights=together.cohort.weights(index),
+            buffers={},
+            optimizer=together.cohort.slots(index) if optimizer else None,
+        )
+
+    def evaluate(self, split: Split, state: TrainState | None = None) -> tuple[Tensor, Tensor]:
+        if self._bound is None:
+            return self.network.evaluate(split, state)
+        together, index = self._bound
+        return together.evaluate(index, split, state)
+
+    def pending_loss(self) -> tuple[float, int]:
+        return float(self.loss_sum), self.loss_count
+
+    def batch_loss(self) -> float:
+        mean = float(self.loss_sum) / self.loss_count if self.loss_count else float("nan")
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        return mean
+
+    def gradient(self) -> Weights:
+        x, y = Batches(self.training, CPU)(self.step)
+        self._synced()
+        return self.network.gradient(x, y, seed_of(*self.training.streams["module"], self.step))
+
+    def module(self) -> nn.Module:
+        self._synced()
+        return self.network.module
+
+    @torch.no_grad()
+    def _synced(self) -> None:
+        if self._bound is not None:
+            for name, value in self.state().weights.items():
+                self.network.parameters[name].copy_(value)
+
+
+class Together:
+    """A cohort of perceptrons that advance step by step."""
+
+    def __init__(self, lives: Sequence[Live], sparse_below: float) -> None:
+        self._lives = lives
+        self._layers: list[list[Layer]] = []
+        shapes = [
+            {n: (p.shape, partial(live.mask, n)) for n, p in live.network.parameters.items()}
+            for live in lives
+        ]
+        self.cohort = Cohort([live.training for live in lives], [v.start for v in lives], shapes)
+        scratch: dict[torch.Size, Tensor] = {}
+        for live, packed in zip(lives, self.cohort.packed, strict=True):
+            self._layers.append(_layers(live, packed, sparse_below, scratch))
+        self._batches: dict[object, Batches] = {}
+        self._keys = [_batch_key(live.training) for live in lives]
+        for live, key in zip(lives, self._keys, strict=True):
+            self._batches.setdefault(key, Batches(live.training, CPU))
+        self._gathered: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for index, live in enumerate(lives):
+            live.bind(self, index)
+
+    @torch.no_grad()
+    def advance(self, stop: int) -> None:
+        """Update every network until step ``stop``."""
+        cohort, first = self.cohort, self._lives[0]
+        for step in range(first.step, stop):
+            seen = {key: self._batch(key, step) for key in self._batches}
+            for index, live in enumerate(self._lives):
+                self._pass(index, live, *seen[self._keys[index]])
+            cohort.set_rate(first.training.learning_rate(step))
+            cohort.optimizer.step()
+            for layers in self._layers:
+                for layer in layers:
+                    layer.spread()
+        for live in self._lives:
+            live.step = stop
+
+    def _batch(self, key: object, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        x, y = self._batches[key](step)
+        return self._turned(x, key), y, torch.arange(len(y))
+
+    def _turned(self, x: Tensor, key: object = None) -> Tensor:
+        """(features, examples): contiguous where a sparse first layer wants it so."""
+        turned = x.flatten(1).t()
+        wanted = (
+            layers[0].wants_contiguous
+            for layers, own in zip(self._layers, self._keys, strict=True)
+            if key is None or own == key
+        )
+        return turned.contiguous() if any(wanted) else turned
+
+    def _pass(self, index: int, live: Live, x: Tensor, y: Tensor, rows: Tensor) -> None:
+        """One forward and backward pass; the gradients go into the vector."""
+        layers, inputs = self._layers[index], [x]
+        for layer in layers[:-1]:
+            inputs.append(layer.forward(inputs[-1]).relu_())
+        logs = torch.log_softmax(layers[-1].forward(inputs[-1]), 0)
+        smoothing = live.training.label_smoothing
+        loss = -logs[y, rows].mean() * (1 - smoothing)
+        if smoothing:
+            loss -= logs.mean() * smoothing
+        dz = logs.exp_()
+        dz[y, rows] -= 1 - smoothing
+        if smoothing:
+            dz -= smoothing / len(dz)
+        dz /= len(y)
+        for depth in range(len(layers) - 1, -1, -1):
+            layers[depth].backward(dz, inputs[depth])
+            if depth:
+                dz = layers[depth].input_gradient(dz)
+                torch.ops.aten.threshold_backward.grad_input(dz, inputs[depth], 0, grad_input=dz)
+        if live.training.grad_clip is not None:
+            own = self.cohort.gradient_part(index)
+            norm = torch.linalg.vector_norm(own)
+            own *= (live.training.grad_clip / (norm + 1e-6)).clamp_max_(1.0)
+        live.loss_sum += loss
+        live.loss_count += 1
+
+    @torch.no_grad()
+    def evaluate(self, index: int, split: Split, state: TrainState | None) -> tuple[Tensor, Tensor]:
+        """Per-example loss and class of one network, as it is or in another state."""
+        if state is not None:
+            now = self.cohort.weights(index)
+            self._set(index, state.weights)
+            result = self.evaluate(index, split, None)
+            self._set(index, now)
+            return result
+        losses, classes = [], []
+        for x, y, rows in self._examples(split):
+            for layer in self._layers[index][:-1]:
+                x = layer.forward(x).relu_()
+            logs = torch.log_softmax(self._layers[index][-1].forward(x), 0)
+            losses.append(-logs[y, rows])
+            classes.append(logs.argmax(0))
+        return torch.cat(losses), torch.cat(classes)
+
+    def _set(self, index: int, weights: Weights) -> None:
+        for name, own in self.cohort.packed[index].items():
+            own.load(weights[name])
+
+    def _examples(self, split: Split) -> Sequence[tuple[Tensor, Tensor, Tensor]]:
+        if id(split) not in self._gathered:
+            chunks = []
+            for indices in torch.split(torch.arange(len(split)), CHUNK):
+                x, y = split.gather(indices)
+                chunks.append((self._turned(x), y, torch.arange(len(y))))
+            if sum(x.numel() * x.element_size() for x, _, _ in chunks) > CACHED:
+                return chunks
+            self._gathered[id(split)] = chunks
+        return self._gathered[id(split)]
+
+
+def _batch_key(training: Training) -> object:
+    """Equal for Trainings that see the same batches."""
+    streams = training.streams
+    return id(training.task), tuple(streams["order"]), tuple(streams["augment"])
+
+
+def _layers(
+    live: Live,
+    packed: Mapping[str, Packed],
+    sparse_below: float,
+    scratch: dict[torch.Size, Tensor],
+) -> list[Layer]:
+    found: list[Layer] = []
+    for name in (n for n in packed if n.rpartition(".")[2] == "weight"):
+        weight, bias = packed[name], packed.get(f"{name.rpartition('.')[0]}.bias".lstrip("."))
+        shape = weight.dense.shape
+        density = weight.values.numel() / shape.numel()
+        if weight.kept is not None and density <= sparse_below:
+            found.append(Sparse(weight, bias, first=not found))
+        else:
+            found.append(Dense(weight, bias, scratch.setdefault(shape, torch.empty(shape))))
+    return found
