@@ -31,9 +31,7 @@ class FailedError(Exception):
     """A training failed; the message says which and what can be done."""
 
 
-def conduct(
-    run: Run, experiment: str | None, *, report: bool, sweep: str | None = None
-) -> str:
+def conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | None = None) -> str:
     """Search, store, mirror to the sinks and report; gives the run_id.
 
     ``experiment`` and ``sweep`` are the names that the run goes by.

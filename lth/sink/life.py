@@ -135,6 +135,7 @@ class Life:
             "life": self._number,
             "experiment": experiment,
             "sweep": sweep,
+            **self._mirror.names(),
             **facts,
         }
         self.link.send(
@@ -156,5 +157,3 @@ class Life:
             }
         )
         return run
-
-

@@ -42,10 +42,14 @@ class Mirror:
         """A setting of the verdict: the run's own, or the default."""
         return self._config.get(name, getattr(RunConfig(), name))
 
+    def names(self) -> dict[str, str]:
+        """What runs are filtered and grouped by."""
+        groups = {"model": "model", "data": "dataset", "method": "criterion"}
+        return {name: str(self._config[group]["name"]) for name, group in groups.items()}
+
     def tags(self, experiment: str | None, sweep: str | None) -> list[str]:
         """Experiment, sweep, model, data and method; W&B takes at most 64 characters of each."""
-        names = [self._config[g]["name"] for g in ("model", "dataset", "criterion")]
-        return [str(t)[:64] for t in (experiment, sweep, *names) if t]
+        return [t[:64] for t in (experiment, sweep, *self.names().values()) if t]
 
     def levels(self, seeds: Sequence[int]) -> dict[tuple[int, int], list[Reference]]:
         """What the store holds of some seeds, by (seed, level), in order."""
@@ -98,12 +102,12 @@ class Mirror:
         against = self.setting("verdict_against")
         if TICKET in rows and against in rows and against != TICKET:
             ticket, control = rows[TICKET], rows[against]
-            shared = [k for k in ("test_accuracy",) if k in ticket and k in control]
-            rows[f"{TICKET}_minus_{against}"] = {
-                "density": ticket["density"],
-                "level": ticket["level"],
-                **{k: ticket[k] - control[k] for k in shared},
-            }
+            if "test_accuracy" in ticket and "test_accuracy" in control:
+                rows[f"{TICKET}_minus_{against}"] = {
+                    "density": ticket["density"],
+                    "level": ticket["level"],
+                    "test_accuracy": ticket["test_accuracy"] - control["test_accuracy"],
+                }
         return rows
 
     def _ticket(self, run: str, reference: Reference, stored: Stored) -> Message:
@@ -142,10 +146,14 @@ def summary(run: str, findings: Mapping[str, Any]) -> Iterator[Message]:
     yield _axis(run, "across_seeds/*", "density")
     yield {"do": "log", "run": run, "rows": findings["curves"]}
     for name, (columns, rows) in findings["tables"].items():
-        yield {"do": "table", "run": run, "name": name, "columns": columns, "rows": rows}
+        yield {"do": "table", "run": run, "name": f"tables/{name}", **_cells(columns, rows)}
     for name, path in findings["figures"].items():
         yield {"do": "image", "run": run, "name": f"report/{name}", "path": str(path)}
     yield {"do": "summary", "run": run, "values": findings["numbers"]}
+
+
+def _cells(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    return {"columns": list(columns), "rows": [list(row) for row in rows]}
 
 
 def summary_digest(findings: Mapping[str, Any]) -> str:

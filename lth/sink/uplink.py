@@ -45,7 +45,7 @@ class Uplink:
             print(json.dumps(facts), file=self._answers, flush=True)
 
     def serve(self, lines: Iterable[str]) -> None:
-        """Do what every line says."""
+        """Do what every line says; where they end early, the training was killed."""
         for line in lines:
             message = json.loads(line)
             do = message.pop("do")
@@ -55,6 +55,7 @@ class Uplink:
                 self._finish(message["code"])
             else:
                 getattr(self, f"_{do}")(message.pop("run"), message)
+        self._finish(1)
 
     def _connect(self, mode: str) -> None:
         """``auto`` is online where a key is configured."""
@@ -85,7 +86,7 @@ class Uplink:
             url=None if offline else opened.url,
         )
 
-    def _init(self, run: str, message: Message, mode: str) -> Any:
+    def _init(self, run: str, message: Message, mode: Any) -> Any:
         # W&B writes into the settings it is given, so every run has its own.
         settings = self._wandb.Settings(
             console="off",
@@ -114,7 +115,9 @@ class Uplink:
             self._runs[run].log(row)
 
     def _table(self, run: str, message: Message) -> None:
-        table = self._wandb.Table(columns=message["columns"], data=message["rows"], allow_mixed_types=True)
+        table = self._wandb.Table(
+            columns=message["columns"], data=message["rows"], allow_mixed_types=True
+        )
         self._runs[run].log({message["name"]: table})
 
     def _image(self, run: str, message: Message) -> None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Queue
@@ -89,7 +90,7 @@ class Wandb:
         for live in self._live:
             live.warn()
             for references in _by_seed(rows):
-                live.put(lambda life, r=references: life.level(r))
+                live.put(partial(Life.level, references=references))
 
     def say(self, text: str) -> None:
         """Notices are for the terminal."""
