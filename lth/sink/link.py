@@ -99,8 +99,7 @@ class Link:
 def _environment(root: Path) -> dict[str, str]:
     """W&B's own folders in the store (what is staged must outlive the run), unless set."""
     own = str((root / "wandb").absolute())
-    package = str(Path(uplink.__file__).resolve().parents[2])
-    path = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [_package(), *filter(None, [os.environ.get("PYTHONPATH")])]
     # One service a process life: none that another process has left in the environment.
     inherited = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
     return {
@@ -109,3 +108,8 @@ def _environment(root: Path) -> dict[str, str]:
         **inherited,
         "PYTHONPATH": os.pathsep.join(path),
     }
+
+
+def _package() -> str:
+    """The folder that holds the package lth: the child is given it, wherever it was found."""
+    return str(Path(uplink.__file__).resolve().parents[2])

@@ -72,9 +72,11 @@ class Uplink:
         try:
             self._runs[run] = self._init(run, message, mode)
         except (self._wandb.Error, TimeoutError, OSError) as error:
-            if mode == "offline":
+            if mode == "offline" or self._runs:
                 raise
             self._unreachable = True
+            # Its service would take the id for one in use.
+            self._wandb.teardown()
             self.answer(problem=f"{_line(error)}; {OFFLINE}")
             self._runs[run] = self._init(run, message, "offline")
         opened = self._runs[run]

@@ -44,7 +44,7 @@ def test_a_run_per_seed_and_a_summary(mirrored: RunFolder, logs: Logs) -> None:
         assert log.run["project"] == "lth"
         names = {"a_claim", "a_sweep", "LeNet300100", "Synthetic", "magnitude"}
         assert set(log.run["tags"]) == names
-        assert log.of("exit") == [{"exit_code": 0}]
+        assert log.of("exit")[0]["exit_code"] == 0
     assert [found[p].run["job_type"] for p in ("s0-0", "s1-0", "summary-0")] == [
         "seed",
         "seed",
@@ -111,7 +111,7 @@ def test_results_are_against_density_with_draws_averaged(mirrored: RunFolder, lo
         (level, pytest.approx(means[level, "ticket"] - means[level, "random_reinit"]))
         for level in (1, 2)
     ]
-    assert [row[0] for row in log.series("level/ticket/layer_density/fc1", "density")][0] == 1
+    assert log.series("level/ticket/layer_density/fc1", "density")[0] == (1, 1)
 
 
 def test_every_ticket_is_an_artifact_of_our_own_files(mirrored: RunFolder, logs: Logs) -> None:
