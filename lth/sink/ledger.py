@@ -33,6 +33,11 @@ class Ledger:
         mirrored: Mapping[str, Any] = self._read()["mirrored"].get(target, {})
         return {part: entry["digest"] for part, entry in mirrored.items()}
 
+    def newest(self) -> list[str]:
+        """The ids of the W&B runs that show all of their parts, wherever they are."""
+        targets = self._read()["mirrored"].values()
+        return sorted({entry["run"] for target in targets for entry in target.values()})
+
     def note(self, target: str, part: str, *, digest: str, run: str) -> None:
         """``run`` now shows all of a part."""
         with locked(self._lock, wait=True):
