@@ -153,7 +153,7 @@ class _Background:
         except Exception as error:
             # Whatever it is, it is one warning, and the run goes on without W&B.
             text = str(error) if isinstance(error, LinkError) else f"{error!r}"
-            self._failure = text.splitlines()[0]
+            self._failure = self._failure or text.splitlines()[0]
             if self._life is not None:
                 self._life.link.kill()
 

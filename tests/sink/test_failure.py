@@ -43,11 +43,13 @@ class Error(Exception): pass
 class Settings:
     def __init__(self, **values): pass
 class Run:
-    offline, dir, url = True, "/nowhere/files", None
+    offline, dir, url = False, "/nowhere/files", "https://wandb.example/run"
     def log(self, row): BODY
     def define_metric(self, name, step_metric=None): pass
     def finish(self, exit_code=None): pass
-def login(prompt=True): return False
+    summary = {}
+def Table(**values): pass
+def login(prompt=True): return True
 def init(**values): return Run()
 """
 
@@ -124,6 +126,22 @@ def test_wandb_hanging(
     (warning,) = warnings(capsys.readouterr().out)
     assert warning == "W&B: not finished within 3 s; the run goes on"
     assert len(FileStore(tmp_path / "store").ids()) == TRAININGS
+
+
+def test_a_life_online_ends_with_its_address(
+    tmp_path: Path,
+    lth_run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fine = fake_wandb(tmp_path / "fake", "pass")
+    monkeypatch.setattr("lth.sink.link._package", lambda: str(fine) + os.pathsep + str(ROOT))
+    monkeypatch.setenv("WANDB_MODE", "")
+    folder = lth_run(tmp_path / "store", *SMALL, "sink.wandb.artifacts=none")
+    said = capsys.readouterr().out
+    assert warnings(said) == []
+    assert "W&B        https://wandb.example/run" in said and "wandb sync" not in said
+    assert set(Ledger(folder).shown("online:/lth")) == {"s0", "summary"}
 
 
 def test_wandb_is_not_installed(
