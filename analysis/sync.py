@@ -45,27 +45,32 @@ def facts(folder: RunFolder) -> dict[str, Any]:
     }
 
 
+def chosen(folder: RunFolder, given: argparse.Namespace) -> Options:
+    """The command line's words, else those that the run itself was last given."""
+    own = (facts(folder)["config"].get("sink") or {}).get("wandb") or {}
+    words = {k: getattr(given, k) or own.get(k) for k in ("project", "entity", "artifacts")}
+    sink = Wandb(mode=given.mode, **{k: v for k, v in words.items() if v is not None})
+    options = sink.options(given.timeout)
+    if options.mode == "disabled":
+        raise LocateError("WANDB_MODE: got 'disabled', allowed: online, offline (or --mode)")
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 done, 1 W&B failed or a stored file is damaged, 2 an argument is at fault."""
     parser = argparse.ArgumentParser(prog="python -m analysis.sync", description=__doc__)
     parser.add_argument("run", nargs="+", metavar="RUN", help="folder, run_id prefix, or store")
     parser.add_argument("--store", default="results", help="where run_id prefixes are looked up")
     parser.add_argument("--mode", default="auto", choices=[m for m in MODES if m != "disabled"])
-    parser.add_argument("--project", help="default: WANDB_PROJECT, or lth")
-    parser.add_argument("--entity", help="default: WANDB_ENTITY, or the key's own")
-    parser.add_argument("--artifacts", default="all", choices=FILES)
+    parser.add_argument("--project", help="default: the run's own, WANDB_PROJECT, or lth")
+    parser.add_argument("--entity", help="default: the run's own, WANDB_ENTITY, or the key's")
+    parser.add_argument("--artifacts", choices=FILES, help="default: the run's own, or all")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds to wait for uploads")
     given = parser.parse_args(arguments)
-    sink = Wandb(
-        mode=given.mode, project=given.project, entity=given.entity, artifacts=given.artifacts
-    )
     failed = False
     try:
-        options = sink.options(given.timeout)
-        if options.mode == "disabled":
-            raise LocateError("WANDB_MODE: got 'disabled', allowed: online, offline (or --mode)")
         for folder in locate(given.run, given.store):
-            lines, problems = sync(folder, options)
+            lines, problems = sync(folder, chosen(folder, given))
             print(*lines, sep="\n")
             print(*problems[:1], sep="\n", end="\n" if problems else "", file=sys.stderr)
             failed = failed or bool(problems)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from lth.sink.ledger import Ledger
 from lth.sink.link import Link
-from lth.sink.mirror import Mirror, summary, summary_digest
+from lth.sink.mirror import Mirror, place, summary, summary_digest
 from lth.store.run_folder import Reference, RunFolder
+from lth.store.stored import DamagedError
 
 START_SECONDS = 20.0
 """How long W&B is waited for before a life goes on without it."""
@@ -26,11 +27,15 @@ class Options:
     finish_seconds: float
 
 
+_Place: TypeAlias = tuple[str, int, int]
+"""Variant, draw and level: the name of a Training within its seed."""
+
+
 @dataclass(kw_only=True)
 class _Seed:
     """What the W&B run of a seed shows; ``run`` is None where nothing new is to be shown."""
 
-    shown: dict[tuple[str, int, int], Reference] = field(default_factory=dict)
+    shown: dict[_Place, Reference] = field(default_factory=dict)
     run: str | None = None
 
 
@@ -60,35 +65,53 @@ class Life:
         self._mode = self.link.ask(question, "connected", START_SECONDS)["connected"]
         done = self._ledger.shown(self._target(self._mode))
         held = self._mirror.levels(self._facts["seeds"])
-        for seed in self._facts["seeds"]:
-            self._seeds[seed] = _Seed()
-            levels = [references for (s, _), references in held.items() if s == seed]
-            flat = [r for references in levels for r in references]
-            if flat and done.get(f"s{seed}") == self._mirror.digest(flat):
-                self._seeds[seed].shown = {(r.variant, r.draw, r.level): r for r in flat}
+        for number in self._facts["seeds"]:
+            seed = self._seeds[number] = _Seed()
+            levels = [references for (n, _), references in held.items() if n == number]
+            if self._is_shown(levels, done.get(f"s{number}")):
+                seed.shown = {place(r): r for references in levels for r in references}
                 continue
             if eager:
-                self._open_seed(seed)
+                self._open_seed(number)
             for references in levels:
-                self.level(references)
+                try:
+                    self.level(references)
+                except DamagedError:
+                    # A run that is under way computes it again, and then it is shown.
+                    if not eager:
+                        raise
+
+    def _is_shown(self, levels: Sequence[Sequence[Reference]], digest: str | None) -> bool:
+        if digest is None or not levels:
+            return False
+        try:
+            return digest == self._mirror.digest([r for references in levels for r in references])
+        except DamagedError:
+            return False
 
     def level(self, references: Sequence[Reference]) -> None:
-        """One level of one seed; what is shown already is not shown again."""
-        seed = self._seeds[references[0].seed]
-        new = [r for r in references if seed.shown.get((r.variant, r.draw, r.level)) != r]
+        """A level of one seed, or a part of it; what is shown already is not shown again."""
+        number = references[0].seed
+        seed = self._seeds[number]
+        new = {place(r): r for r in references if seed.shown.get(place(r)) != r}
         if not new:
             return
         if seed.run is None:
-            self._open_seed(references[0].seed)
+            self._open_seed(number)
             # A new W&B run begins with what earlier ones have shown.
-            before, seed.shown = seed.shown, {}
-            levels = sorted({r.level for r in before.values()} - {references[0].level})
-            for number in levels:
-                self.level([r for r in before.values() if r.level == number])
+            before = [r for key, r in seed.shown.items() if key not in new]
+            seed.shown = {}
+            for level in sorted({r.level for r in before}):
+                self._show(seed, {place(r): r for r in before if r.level == level})
+        self._show(seed, new)
+
+    def _show(self, seed: _Seed, new: Mapping[_Place, Reference]) -> None:
         assert seed.run is not None
-        for message in self._mirror.level(seed.run, references):
+        (level,) = {r.level for r in new.values()}
+        known = {**{k: r for k, r in seed.shown.items() if r.level == level}, **new}
+        for message in self._mirror.level(seed.run, list(known.values()), set(new)):
             self.link.send(message)
-        seed.shown |= {(r.variant, r.draw, r.level): r for r in references}
+        seed.shown |= new
 
     def summarize(self, findings: Mapping[str, Any]) -> None:
         """The run of job type ``summary``, where it says anything new."""
@@ -130,7 +153,7 @@ class Life:
             self._number = self._ledger.next_life()
         run = f"{self._folder.run_id}-{part}-{self._number}"
         experiment, sweep = self._facts["experiment"], self._facts["sweep"]
-        place = {
+        names = {
             "run_id": self._folder.run_id,
             "life": self._number,
             "experiment": experiment,
@@ -152,7 +175,7 @@ class Life:
                     "name": f"{experiment or self._folder.run_id[:8]} {name}",
                     "job_type": job_type,
                     "tags": self._mirror.tags(experiment, sweep),
-                    "config": {**self._facts["config"], "lth": place},
+                    "config": {**self._facts["config"], "lth": names},
                 },
             }
         )

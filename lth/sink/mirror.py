@@ -7,7 +7,7 @@ One place for the run under way and for ``analysis.sync``. Numbers are those of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +68,26 @@ class Mirror:
         ]
         return content_id(sorted(told, key=str))
 
-    def level(self, run: str, references: Sequence[Reference]) -> Iterator[Message]:
-        """Everything of one seed's level: axes, learning curves, results, the ticket."""
-        stored = [(r, self._stored(r)) for r in sorted(references, key=_place)]
-        for reference, _ in stored:
+    def level(
+        self, run: str, references: Sequence[Reference], new: Set[tuple[str, int, int]]
+    ) -> Iterator[Message]:
+        """What is new of one seed's level: axes, learning curves, results, the ticket.
+
+        ``references`` are all that is known of the level, for the means and the gap.
+        """
+        stored = [(r, self._stored(r)) for r in sorted(references, key=_order)]
+        added = [pair for pair in stored if place(pair[0]) in new]
+        for reference, _ in added:
             path = _curve(reference)
             yield _axis(run, f"{path}/step", None)
             yield _axis(run, f"{path}/*", f"{path}/step")
-        yield {"do": "log", "run": run, "rows": list(_curves(stored))}
-        results = self._results(stored)
+        yield {"do": "log", "run": run, "rows": list(_curves(added))}
+        changed = {reference.variant for reference, _ in added}
+        results = self._results(stored, changed)
         for variant in results:
             yield _axis(run, f"level/{variant}/*", "density")
         yield {"do": "log", "run": run, "rows": [_flat(v, row) for v, row in results.items()]}
-        for reference, found in stored:
+        for reference, found in added:
             if reference.variant == TICKET and self._artifacts != "none":
                 yield self._ticket(run, reference, found)
 
@@ -92,16 +99,19 @@ class Mirror:
             )
         return stored
 
-    def _results(self, stored: Sequence[tuple[Reference, Stored]]) -> dict[str, dict[str, float]]:
+    def _results(
+        self, stored: Sequence[tuple[Reference, Stored]], changed: Set[str]
+    ) -> dict[str, dict[str, float]]:
         """One row per variant, draws averaged; and what the ticket gains over the control."""
         draws: dict[str, list[dict[str, float]]] = {}
         for reference, found in stored:
             row = _result(reference, found, self.setting("endpoint"))
             draws.setdefault(reference.variant, []).append(row)
-        rows = {variant: _mean(rows) for variant, rows in draws.items()}
+        means = {variant: _mean(rows) for variant, rows in draws.items()}
+        rows = {variant: row for variant, row in means.items() if variant in changed}
         against = self.setting("verdict_against")
-        if TICKET in rows and against in rows and against != TICKET:
-            ticket, control = rows[TICKET], rows[against]
+        if {TICKET, against} <= means.keys() and {TICKET, against} & changed:
+            ticket, control = means[TICKET], means[against]
             if "test_accuracy" in ticket and "test_accuracy" in control:
                 rows[f"{TICKET}_minus_{against}"] = {
                     "density": ticket["density"],
@@ -136,6 +146,11 @@ class Mirror:
         }
 
 
+def place(reference: Reference) -> tuple[str, int, int]:
+    """A Training's name within its seed."""
+    return (reference.variant, reference.draw, reference.level)
+
+
 def artifact_name(run_id: str, seed: int, level: int) -> str:
     """The same in every life, so that W&B sees an unchanged ticket as the same version."""
     return f"ticket-{run_id}-s{seed}-level_{level:02d}"
@@ -162,7 +177,7 @@ def summary_digest(findings: Mapping[str, Any]) -> str:
     return content_id(_plain({**findings, "figures": figures}))
 
 
-def _place(reference: Reference) -> tuple[bool, str, int]:
+def _order(reference: Reference) -> tuple[bool, str, int]:
     return (reference.variant != TICKET, reference.variant, reference.draw)
 
 

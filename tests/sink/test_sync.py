@@ -72,6 +72,15 @@ def test_it_does_nothing_where_nothing_changed_and_else_only_what_did(
     assert len([part for part in logs(tmp_path) if part.endswith("-2")]) == 3
 
 
+def test_it_goes_where_the_run_itself_went(tmp_path: Path, lth_run: Run, logs: Logs) -> None:
+    own = ["sink.wandb.mode=disabled", "sink.wandb.project=own", "sink.wandb.artifacts=none"]
+    lth_run(tmp_path, "seeds=[0]", "baseline=[random_reinit]", "levels=1", *own)
+    assert sync(tmp_path) == 0
+    log = logs(tmp_path)["s0-0"]
+    assert log.run["project"] == "own"
+    assert log.artifacts == {}
+
+
 def test_a_figure_of_the_report_is_shown(tmp_path: Path, lth_run: Run, logs: Logs) -> None:
     from PIL import Image
 
@@ -85,10 +94,15 @@ def test_a_figure_of_the_report_is_shown(tmp_path: Path, lth_run: Run, logs: Log
 
 
 def test_faults_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    lth_run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["nothing", "--mode", "offline", "--store", str(tmp_path)]) == 2
     assert "RUN: got 'nothing', which no runs match" in capsys.readouterr().err
+    lth_run(tmp_path, "seeds=[0]", "baseline=[random_reinit]", "levels=0", "sink=[console]")
+    capsys.readouterr()
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert main([str(tmp_path)]) == 2
     assert "WANDB_MODE: got 'disabled', allowed: online, offline" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 from analysis.findings import findings
 from lth.sink.ledger import Ledger
 from lth.sink.link import LinkError
-from lth.sink.mirror import Mirror
+from lth.sink.mirror import Mirror, place
 from lth.sink.wandb import Wandb
 from lth.store.files import FileStore
 from lth.store.run_folder import Reference, RunFolder
@@ -149,7 +149,7 @@ def test_fewer_files_where_that_is_wanted(
     artifacts: str, files: set[str] | None, mirrored: RunFolder
 ) -> None:
     level = references(mirrored, seed=0, level=1)
-    messages = list(Mirror(mirrored, artifacts).level("a-run", level))
+    messages = list(Mirror(mirrored, artifacts).level("a-run", level, {place(r) for r in level}))
     found = [m for m in messages if m["do"] == "artifact"]
     assert [set(m["files"]) for m in found] == ([files] if files else [])
 
@@ -204,6 +204,52 @@ def test_a_seed_of_which_nothing_is_new_is_repeated_when_there_is_more(
     newest = logs(tmp_path)["s0-1"]
     assert [v[0] for v in newest.series("level", "level/ticket/test_accuracy")] == [0, 1]
     assert len(newest.series("train/ticket/level_00/step")) == 3
+
+
+def test_a_control_that_is_added_later_joins_what_is_shown(
+    tmp_path: Path, lth_run: Callable[..., RunFolder], logs: Logs
+) -> None:
+    small = ["sink.wandb.mode=offline", "seeds=[0]", "levels=1"]
+    lth_run(tmp_path, *small, "baseline=[random_reinit]")
+    lth_run(tmp_path, *small, "baseline=[shuffled_mask]", "verdict_against=random_reinit")
+    newest = logs(tmp_path)["s0-1"]
+    for path in ("ticket", "random_reinit", "shuffled_mask"):
+        # Once each: three grid points, and one result.
+        assert len(newest.series(f"train/{path}/level_01/step")) == 3
+        assert len([d for (d,) in newest.series(f"level/{path}/diverged")]) == 1 + (
+            path == "ticket"
+        )
+    assert len(newest.series("level/ticket_minus_random_reinit/test_accuracy")) == 1
+
+
+def test_what_is_damaged_is_shown_when_it_is_computed_again(
+    tmp_path: Path,
+    lth_run: Callable[..., RunFolder],
+    logs: Logs,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small = ["seeds=[0]", "levels=1", "baseline=[random_reinit]"]
+    folder = lth_run(tmp_path, *small, "sink=[console]")
+    (ticket,) = references(folder, level=1, variant="ticket")
+    damaged = FileStore(tmp_path).folder(ticket.training).path / "metrics.parquet"
+    damaged.write_bytes(b"")
+    lth_run(tmp_path, *small, "sink.wandb.mode=offline")
+    assert "W&B: " not in capsys.readouterr().out
+    log = logs(tmp_path)["s0-0"]
+    assert len(log.series("train/ticket/level_01/step")) == 3
+    assert [v[0] for v in log.series("level", "level/ticket/test_accuracy")] == [0, 1]
+
+
+def test_a_diverged_training_is_at_chance(
+    tmp_path: Path, lth_run: Callable[..., RunFolder]
+) -> None:
+    folder = lth_run(tmp_path, "seeds=[0]", "levels=0", "sink=[console]", "optimizer.lr=1e30")
+    (reference,) = folder.references()
+    assert stored(folder, reference).status == "diverged"
+    messages = Mirror(folder, "none").level("a-run", [reference], {place(reference)})
+    (row,) = [m for m in messages if m["do"] == "log"][-1]["rows"]
+    assert row["level/ticket/test_accuracy"] == 1 / stored(folder, reference).done["num_classes"]
+    assert row["level/ticket/diverged"] == 1
 
 
 # What can be set
