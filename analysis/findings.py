@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.compare import settings
-from analysis.frame import frame
-from analysis.stats import by_seed, estimate, paired_difference, verdict
+from analysis.evidence import Evidence, evidence
 from lth.store.run_folder import RunFolder
 
 Table = tuple[list[str], list[list[Any]]]
 
+TABLES = ("accuracy", "difference", "early_stop", "matching", "matching_range", "cost")
+"""The tables of the evidence that are shown whole."""
 
-def findings(folder: RunFolder) -> dict[str, Any]:
+BOUNDS = ("mean", "low", "high", "band_low", "band_high", "n")
+
+
+def findings(folder: RunFolder, proof: Evidence | None = None) -> dict[str, Any]:
     """``tables`` (name: columns, rows), ``curves`` (rows by density), ``numbers``, ``figures``.
 
-    Numbers are fractions; what a run does not know is None, in a curve left out.
+    ``proof`` is the run's evidence where that is known already.
     """
-    data = frame([folder])
-    config = settings(folder)
-    across = _across(data, config)
-    gap = _gap(data, config)
+    return {**of_evidence(proof or evidence(folder)), "figures": figures(folder.report)}
+
+
+def of_evidence(found: Evidence) -> dict[str, Any]:
+    """Numbers are fractions; what a run does not know is None, in a curve left out."""
     return {
-        "tables": {"accuracy": _table(across), "gap": _table(gap)},
-        "curves": [*_curves(across, "variant"), *_curves(gap, "against", "ticket_minus_")],
+        "tables": {name: _table(getattr(found, name)) for name in TABLES},
+        "curves": [
+            *_curves(found.accuracy, "variant", ""),
+            *_curves(found.difference, "against", "ticket_minus_"),
+        ],
         "numbers": {
-            "verdict": verdict(data, config),
-            "endpoint": config["endpoint"],
-            "trainings": len(data),
-            "diverged": int((data["status"] == "diverged").sum()),
-            **_gap_numbers(gap),
+            "verdict": found.verdict,
+            "endpoint": found.settings["endpoint"],
+            "trainings": len(found.trainings),
+            "diverged": found.diverged,
+            **dict(_gaps(found.difference)),
+            **dict(_matching(found.matching_range)),
         },
-        "figures": figures(folder.report),
     }
 
 
@@ -45,61 +52,29 @@ def figures(report: Path) -> dict[str, Path]:
     return {p.stem: p for p in sorted(report.rglob("*.png"))}
 
 
-def _across(data: pd.DataFrame, config: Mapping[str, Any]) -> pd.DataFrame:
-    values = by_seed(data, config["endpoint"])
-    density = data.groupby(["level", "variant"])["density"].mean()
-    rows = []
-    for (level, variant), mean in density.items():
-        known = estimate(list(values.loc[[level], variant].dropna()))
-        rows.append(_row(level, "variant", variant, mean, known))
-    return pd.DataFrame(rows)
+def _gaps(difference: pd.DataFrame) -> Iterator[tuple[str, Any]]:
+    """Ticket minus control at the sparsest level, for lists of runs."""
+    for row in difference.sort_values("level").groupby("against").tail(1).to_dict("records"):
+        for key in ("density", "mean", "low", "high", "n"):
+            yield f"gap/{row['against']}/{key}", _known(row[key])
 
 
-def _gap(data: pd.DataFrame, config: Mapping[str, Any]) -> pd.DataFrame:
-    """Ticket minus control by level, for every control."""
-    density = data[data["variant"] == "ticket"].groupby("level")["density"].mean()
-    rows = []
-    for control in sorted(set(data["variant"]) - {"ticket"}):
-        difference = paired_difference(data, config["endpoint"], control)
-        for level, values in difference.groupby("level"):
-            rows.append(_row(level, "against", control, density[level], estimate(list(values))))
-    return pd.DataFrame(rows, columns=["level", "against", "density", "mean", "low", "high", "n"])
+def _matching(ranges: pd.DataFrame) -> Iterator[tuple[str, Any]]:
+    """The densities between which a ticket stops to match, by tolerance."""
+    for row in ranges.to_dict("records"):
+        for key in ("epsilon", "sparsest_before_failure", "sparsest_certain", "point_rule"):
+            yield f"matching_range/{row['tolerance']}/{key}", _known(row[key])
 
 
-def _row(level: Any, key: str, name: Any, density: Any, found: Any) -> dict[str, Any]:
-    return {
-        "level": int(level),
-        key: str(name),
-        "density": float(density),
-        "mean": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "n": found.n,
-    }
-
-
-def _gap_numbers(gap: pd.DataFrame) -> dict[str, Any]:
-    """The gap at the sparsest level, for lists of runs."""
-    last = gap.sort_values("level").groupby("against").tail(1).to_dict("records")
-    return {f"gap/{row['against']}/{k}": _known(row[k]) for row in last for k in _SHOWN}
-
-
-_SHOWN = ("density", "mean", "low", "high", "n")
-
-
-def _curves(table: pd.DataFrame, key: str, prefix: str = "") -> list[dict[str, float]]:
-    return [
-        {
+def _curves(table: pd.DataFrame, key: str, prefix: str) -> Iterator[dict[str, Any]]:
+    for row in table.to_dict("records"):
+        name = f"across_seeds/{prefix}{row[key]}"
+        known = {bound: _known(row[bound]) for bound in BOUNDS if bound in row}
+        yield {
             "density": row["density"],
             "level": row["level"],
-            **{
-                f"across_seeds/{prefix}{row[key]}/{k}": row[k]
-                for k in ("mean", "low", "high", "n")
-                if not math.isnan(row[k])
-            },
+            **{f"{name}/{bound}": value for bound, value in known.items() if value is not None},
         }
-        for row in table.to_dict("records")
-    ]
 
 
 def _table(table: pd.DataFrame) -> Table:

@@ -225,9 +225,7 @@ def _notice(rows: Sequence[Row], display: _Display) -> None:
             display.say(f"{name}: layer collapse, nothing is left of {', '.join(dead)}")
 
 
-def _end(
-    folder: RunFolder, display: _Display, *, report: bool
-) -> Callable[[], dict[str, Any]]:
+def _end(folder: RunFolder, display: _Display, *, report: bool) -> Callable[[], dict[str, Any]]:
     """Table, verdict and report; gives the function that sums them up for the sinks."""
     # The only place where the package looks at its analysis.
     from analysis.compare import summary
