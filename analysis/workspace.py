@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.findings import figures
 from analysis.frame import LocateError, locate
 from lth.sink.ledger import Ledger
 from lth.sink.wandb import Wandb
@@ -44,6 +45,8 @@ class Contents:
     variants: tuple[str, ...]
     levels: tuple[int, ...]
     """Levels whose learning curves are drawn."""
+    figures: tuple[str, ...]
+    """Pictures of the report."""
 
 
 def contents(folders: Sequence[RunFolder]) -> Contents:
@@ -61,7 +64,12 @@ def contents(folders: Sequence[RunFolder]) -> Contents:
     controls = sorted({r.variant for r in references} - {"ticket"})
     levels = sorted({r.level for r in references if r.variant == "ticket"})
     chosen = sorted({levels[0], levels[len(levels) // 2], levels[-1]})
-    return Contents(runs=tuple(runs), variants=("ticket", *controls), levels=tuple(chosen))
+    return Contents(
+        runs=tuple(runs),
+        variants=("ticket", *controls),
+        levels=tuple(chosen),
+        figures=tuple(dict.fromkeys(name for f in folders for name in figures(f.report))),
+    )
 
 
 def workspace(shown: Contents, *, entity: str, project: str, name: str) -> ws.Workspace:
@@ -95,6 +103,8 @@ def _across(shown: Contents) -> ws.Section:
         *(_against_density(f"{g}: mean and 95 % interval", _interval(g)) for g in gaps),
         wr.WeavePanelSummaryTable(table_name="tables/accuracy"),
     ]
+    if shown.figures:
+        panels.append(wr.MediaBrowser(media_keys=[f"report/{name}" for name in shown.figures]))
     return ws.Section(name="Across seeds", is_open=True, panels=panels)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis.workspace import main
+from analysis.workspace import as_json, contents, main, workspace
 from lth.store.run_folder import RunFolder
 
 Logs = Callable[[Path], dict[str, Any]]
@@ -65,6 +66,13 @@ def test_every_metric_of_a_panel_was_logged_and_has_that_axis(
             assert config["xAxis"] == axis
             checked += 1
     assert checked > 30
+
+
+def test_the_pictures_of_a_report_are_shown(mirrored: RunFolder) -> None:
+    shown = contents([mirrored])
+    assert shown.figures == ()
+    made = workspace(replace(shown, figures=("accuracy",)), entity="me", project="lth", name="x")
+    assert '"report/accuracy"' in as_json(made)
 
 
 def test_runs_are_the_newest_grouped_by_run_and_kind(
