@@ -79,6 +79,21 @@ def test_a_dead_server_costs_a_warning_and_leaves_an_offline_run(
     assert Ledger(folder).shown("online:/lth") == {}
 
 
+def test_online_without_a_key_is_offline_and_says_so(
+    tmp_path: Path,
+    lth_run: Run,
+    logs: Callable[[Path], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    lth_run(tmp_path / "store", *SMALL, "sink.wandb.mode=online")
+    (warning,) = warnings(capsys.readouterr().out)
+    assert "No API key configured" in warning and "written offline instead" in warning
+    assert set(logs(tmp_path / "store")) == {"s0-0", "summary-0"}
+
+
 def test_a_folder_that_cannot_be_written(
     tmp_path: Path, lth_run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
