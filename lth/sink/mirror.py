@@ -62,11 +62,10 @@ class Mirror:
     def digest(self, references: Sequence[Reference]) -> str:
         """Changes where anything that would be mirrored of these changes."""
         told = [
-            [r.variant, r.draw, r.level, r.training, self._stored(r).done["files"].get(name)]
+            [*place(r), r.training, self._stored(r).done["files"]["metrics.parquet"]]
             for r in references
-            for name in ("metrics.parquet", *ARTIFACTS[self._artifacts])
         ]
-        return content_id(sorted(told, key=str))
+        return content_id([self._artifacts, *sorted(told)])
 
     def level(
         self, run: str, references: Sequence[Reference], new: Set[tuple[str, int, int]]

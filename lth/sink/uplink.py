@@ -132,7 +132,9 @@ class Uplink:
         artifact = self._wandb.Artifact(
             message["name"], type=message["type"], metadata=message["metadata"]
         )
-        for name, path in message["files"].items():
+        # What the store has removed meanwhile is left out; the metadata names it.
+        files = {name: path for name, path in message["files"].items() if Path(path).exists()}
+        for name, path in files.items():
             # Immutable: W&B reads our own file when it uploads, and makes no copy of it.
             artifact.add_file(path, name=name, policy="immutable", skip_cache=True)
         self._runs[run].log_artifact(artifact)

@@ -15,6 +15,7 @@ import pytest
 
 from lth.sink import wandb as sink
 from lth.sink.ledger import Ledger
+from lth.sink.link import Link
 from lth.store.files import FileStore
 from lth.store.run_folder import RunFolder
 
@@ -207,6 +208,39 @@ def start(store: Path, *overrides: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_cells_of_a_sweep_carry_its_name(
+    tmp_path: Path, logs: Callable[[Path], dict[str, Any]]
+) -> None:
+    small = ["levels=1", "train_steps=20it", "eval_every=10it", "sink.wandb.mode=offline"]
+    process = start(tmp_path, *small, "baseline=[random_reinit]", "seeds=[0],[1]", "-m")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    (name,) = (p.name for p in tmp_path.glob("sweep/*"))
+    found = logs(tmp_path)
+    # One run of two seeds, a cell and so a life for each.
+    assert set(found) == {"s0-0", "s1-1", "summary-0", "summary-1"}
+    for log in found.values():
+        assert name[:64] in log.run["tags"] and log.config["lth"]["sweep"] == name
+
+
+def test_a_file_that_is_gone_is_left_out_of_the_artifact(
+    tmp_path: Path, mirrored: RunFolder
+) -> None:
+    link = Link(tmp_path)
+    try:
+        opening = {"mode": "offline", "finish_seconds": 5, "init": {"dir": str(tmp_path)}}
+        link.send({"do": "open", "run": "a-run", **opening})
+        here = str(mirrored.path / "run.json")
+        files = {"here": here, "gone": str(tmp_path / "gone")}
+        ticket = {"name": "a-ticket", "type": "ticket", "metadata": {}, "files": files}
+        link.send({"do": "artifact", "run": "a-run", **ticket})
+        link.send({"do": "finish", "code": 0})
+        assert {"finished": "a-run"} in link.end()
+        assert link.problems == []
+    finally:
+        link.kill()
 
 
 def test_a_killed_run_leaves_what_was_stored(
