@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from lth.build import Run
@@ -30,8 +31,10 @@ class FailedError(Exception):
     """A training failed; the message says which and what can be done."""
 
 
-def conduct(run: Run, experiment: str | None, *, report: bool) -> str:
+def conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | None = None) -> str:
     """Search, store, mirror to the sinks and report; gives the run_id.
+
+    ``experiment`` and ``sweep`` are the names that the run goes by.
 
     Raises ConfigError before anything is written, FailedError where a training
     failed. Interrupting it at any moment loses nothing that was stored.
@@ -42,7 +45,7 @@ def conduct(run: Run, experiment: str | None, *, report: bool) -> str:
     folder = RunFolder(store.root, run.run_id)
     try:
         ahead = plan(run, search, folder, store)
-        _begin(run, search, folder, raw.digest, experiment)
+        _begin(run, search, folder, raw.digest, experiment, sweep)
     except OSError as error:
         raise ConfigError(
             [
@@ -53,7 +56,17 @@ def conduct(run: Run, experiment: str | None, *, report: bool) -> str:
     display = _Display(run, search, ahead)
     sinks = list(run.sink.values())
     for sink in sinks:
-        sink.open({"text": ahead.text, "run_id": run.run_id, "config": run.semantic})
+        sink.open(
+            {
+                "text": ahead.text,
+                "folder": folder,
+                "config": run.config,
+                "seeds": list(run.root.seeds),
+                "experiment": experiment,
+                "sweep": sweep,
+                "say": display.say,
+            }
+        )
     workshop = Workshop(
         store=store,
         engine=run.engine,
@@ -64,23 +77,23 @@ def conduct(run: Run, experiment: str | None, *, report: bool) -> str:
         committed=display.committed,
         waits_aloud=run.root.workers == 1,
     )
-    status = "failed"
+    status, found = "failed", None
     try:
         with crew(run.config, run.root.workers - 1, display.say):
             for rows in search.run(workshop):
                 display.level_done(rows)
-                for row in rows:
-                    _refer(row, folder, display)
-                    for sink in sinks:
-                        sink.write(_mirror(row))
+                references = [_refer(row, folder, display) for row in rows]
+                mirrored = [_mirror(*pair) for pair in zip(rows, references, strict=True)]
+                for sink in sinks:
+                    sink.write(mirrored)
                 _notice(rows, display)
+        found = _end(folder, display, report=report)
         status = "done"
     except ReplayError as error:
         raise FailedError(str(error)) from None
     finally:
         for sink in sinks:
-            sink.close(status)
-    _end(folder, display, report=report)
+            sink.close(status, found)
     return run.run_id
 
 
@@ -137,7 +150,12 @@ class _Display:
 
 
 def _begin(
-    run: Run, search: Search, folder: RunFolder, digest: str, experiment: str | None
+    run: Run,
+    search: Search,
+    folder: RunFolder,
+    digest: str,
+    experiment: str | None,
+    sweep: str | None,
 ) -> None:
     try:
         folder.begin(
@@ -146,6 +164,8 @@ def _begin(
             invocation(
                 sys.argv,
                 experiment=experiment,
+                sweep=sweep,
+                config=run.config,
                 seeds=list(run.root.seeds),
                 levels=run.root.levels,
                 runtime=run.runtime.numerics(),
@@ -163,22 +183,22 @@ def _network(search: Search) -> dict[str, Any]:
     return {"input_shape": list(task.input_shape), "uses": uses(module, task.input_shape)}
 
 
-def _refer(row: Row, folder: RunFolder, display: _Display) -> None:
+def _refer(row: Row, folder: RunFolder, display: _Display) -> Reference:
+    """The row's place in the run, written to its folder."""
+    reference = Reference(
+        run_id=folder.run_id,
+        seed=row.seed,
+        variant=row.variant,
+        draw=row.draw,
+        level=row.level,
+        parent_level=row.parent_level,
+        density=row.stored.done["density"],
+        search_steps=row.search_steps,
+        options=row.options,
+        training=row.training.id,
+    )
     try:
-        replaced = folder.refer(
-            Reference(
-                run_id=folder.run_id,
-                seed=row.seed,
-                variant=row.variant,
-                draw=row.draw,
-                level=row.level,
-                parent_level=row.parent_level,
-                density=row.stored.done["density"],
-                search_steps=row.search_steps,
-                options=row.options,
-                training=row.training.id,
-            )
-        )
+        replaced = folder.refer(reference)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
     if replaced is not None and replaced.training != row.training.id:
@@ -186,17 +206,13 @@ def _refer(row: Row, folder: RunFolder, display: _Display) -> None:
             f"seed {row.seed}, {row.variant}, level {row.level}: its parent was recomputed and "
             f"differs, so it was trained again ({replaced.training[:12]} -> {row.training.id[:12]})"
         )
+    return reference
 
 
-def _mirror(row: Row) -> dict[str, Any]:
-    return {
-        "seed": row.seed,
-        "variant": row.variant,
-        "draw": row.draw,
-        "level": row.level,
-        "training": row.training.id,
-        **{k: row.stored.done[k] for k in ("density", "status", "early_stop", "final", "seconds")},
-    }
+def _mirror(row: Row, reference: Reference) -> dict[str, Any]:
+    place = {k: getattr(reference, k) for k in ("seed", "variant", "draw", "level", "training")}
+    shown = ("density", "status", "early_stop", "final", "seconds")
+    return {**place, "reference": reference, **{k: row.stored.done[k] for k in shown}}
 
 
 def _notice(rows: Sequence[Row], display: _Display) -> None:
@@ -209,10 +225,12 @@ def _notice(rows: Sequence[Row], display: _Display) -> None:
             display.say(f"{name}: layer collapse, nothing is left of {', '.join(dead)}")
 
 
-def _end(folder: RunFolder, display: _Display, *, report: bool) -> None:
+def _end(folder: RunFolder, display: _Display, *, report: bool) -> Callable[[], dict[str, Any]]:
+    """Table, verdict and report; gives the function that sums them up for the sinks."""
     # The only place where the package looks at its analysis.
     from analysis.compare import summary
     from analysis.evidence import evidence
+    from analysis.findings import findings
 
     proof = evidence(folder)
     display.say(f"\n{summary(proof)}\n")
@@ -224,3 +242,4 @@ def _end(folder: RunFolder, display: _Display, *, report: bool) -> None:
     lines.append(f"compare    python -m analysis.compare {folder.path}")
     for line in lines:
         display.say(line)
+    return partial(findings, folder, proof)

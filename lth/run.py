@@ -26,7 +26,9 @@ from lth.paths import conf_dir
 DONE, FAILED, AT_FAULT, INTERRUPTED = 0, 1, 2, 130
 
 
-def execute(config: DictConfig, experiment: str | None, *, report: bool) -> str:
+def execute(
+    config: DictConfig, experiment: str | None, *, report: bool, sweep: str | None = None
+) -> str:
     """Run one configuration to its end; gives its run_id.
 
     Raises ConfigError before anything is written.
@@ -35,7 +37,7 @@ def execute(config: DictConfig, experiment: str | None, *, report: bool) -> str:
     from lth.build import build
     from lth.conduct import conduct
 
-    return conduct(build(config), experiment, report=report)
+    return conduct(build(config), experiment, report=report, sweep=sweep)
 
 
 def task(config: DictConfig) -> int:
@@ -48,7 +50,12 @@ def task(config: DictConfig) -> int:
         print(f"cell {' '.join(overrides)}", flush=True)
     try:
         experiment = settings.runtime.choices.get("experiments")
-        run_id = execute(config, experiment, report=config.report and not sweep)
+        run_id = execute(
+            config,
+            experiment,
+            report=config.report and not sweep,
+            sweep=Path(settings.sweep.dir).name if sweep else None,
+        )
     except Exception as error:
         # Whatever ends a cell must not end the sweep.
         code, faults = _fault(error)

@@ -174,6 +174,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_wandb() -> Iterator[None]:
+    """W&B is off in every process that a test starts, but where its own tests turn it on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        patch.delenv("WANDB_API_KEY", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def TinyBatchNorm() -> type[nn.Module]:
     """The class: conv1, norm1, conv2 (with bias), norm2, fc."""

@@ -32,6 +32,8 @@ LAYERS = (
 """Lowest first: a module never reaches one of a higher layer, by any path of imports."""
 
 ANALYSIS_MAY_IMPORT = ("lth.store", "lth.types", "lth.config")
+MAY_IMPORT_SINKS = {"analysis.sync", "analysis.workspace"}
+"""They mirror a stored run by the code that mirrors one under way, and show what it mirrored."""
 KNOWS_HYDRA = {"lth.run", "lth.build", "lth.fault", "lth.sweep"}
 HEAVY = {"torchvision", "wandb", "plotly", "matplotlib", "sklearn", "pandas", "seaborn"}
 BANNED = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager", "handler"}
@@ -150,7 +152,8 @@ def test_nobody_imports_the_entry() -> None:
 def test_analysis_sees_only_the_store() -> None:
     for module in of("analysis"):
         seen = {i.module for i in imports(module) if top(i.module) == "lth"}
-        odd = {m for m in seen if not any(within(m, ok) for ok in ANALYSIS_MAY_IMPORT)}
+        allowed = [*ANALYSIS_MAY_IMPORT, *(["lth.sink"] if module in MAY_IMPORT_SINKS else [])]
+        odd = {m for m in seen if not any(within(m, ok) for ok in allowed)}
         assert odd == set(), module
 
 
@@ -180,6 +183,14 @@ def test_components_do_not_know_hydra() -> None:
 def test_only_sinks_import_wandb() -> None:
     users = {m for m in trees() if any(top(i.module) == "wandb" for i in imports(m))}
     assert {m for m in users if not within(m, "lth.sink")} == set()
+
+
+def test_the_process_that_speaks_to_wandb_knows_nothing_else() -> None:
+    # It starts in half a second because it imports neither torch nor the store.
+    assert reached("lth.sink.uplink") == set()
+    assert {"torch", "numpy", "pandas"} & {
+        top(i.module) for i in imports("lth.sink.uplink")
+    } == set()
 
 
 def test_what_is_slow_is_imported_late() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,8 +38,8 @@ class Console:
             print(text, flush=True)
             self._live["printed"] = time.monotonic()
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """One stored Training; the table at the end shows it."""
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A stored level; the table at the end shows it."""
 
     def say(self, text: str) -> None:
         """A notice on a line of its own."""
@@ -47,7 +47,7 @@ class Console:
             print("\r\033[2K", end="")
         print(text, flush=True)
 
-    def close(self, status: str) -> None:
+    def close(self, status: str, findings: Callable[[], Mapping[str, Any]] | None) -> None:
         """End the progress line."""
         if self._live.pop("open", False):
             print("\r\033[2K", end="", flush=True)
