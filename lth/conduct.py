@@ -41,6 +41,7 @@ def conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | None
     """
     raw = read_data(run)
     search = prepare(run, raw)
+    _check_engine(run, search)
     store: FileStore = run.store
     folder = RunFolder(store.root, run.run_id)
     try:
@@ -95,6 +96,15 @@ def conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | None
         for sink in sinks:
             sink.close(status, found)
     return run.run_id
+
+
+def _check_engine(run: Run, search: Search) -> None:
+    """A named engine refuses what it cannot do; only ``auto`` chooses another."""
+    ask = getattr(run.engine, "refusal", None)
+    reason = ask(search.dense(search.seeds[0]), run.runtime) if ask is not None else None
+    if reason is not None:
+        name = type(run.engine).__module__.rpartition(".")[2]
+        raise ConfigError([f"engine: got {name}, which {reason}, allowed: auto, loop"])
 
 
 class _Display:

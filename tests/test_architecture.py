@@ -164,7 +164,7 @@ def test_only_the_end_of_a_run_calls_the_analysis() -> None:
         for i in imports(module)
         if top(i.module) == "analysis"
     }
-    assert found == {("lth.conduct", True)}
+    assert found == {("lth.conduct", True), ("lth.sweep", True)}
 
 
 # Libraries

@@ -37,6 +37,7 @@ def test_what_bears_on_no_result_does_not_enter() -> None:
             "baseline=[sham]",
             "verdict_against=random_reinit",
             "num_threads=2",
+            "engine=loop",
             "engine.channels_last=true",
             "data_dir=/elsewhere",
             "store.root=elsewhere",

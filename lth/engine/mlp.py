@@ -50,6 +50,10 @@ class MLP:
             **runtime.numerics(),
         }
 
+    def refusal(self, training: Training, runtime: Runtime) -> str | None:
+        """Why this engine cannot train it, or None where it can."""
+        return refusal(training, runtime)
+
     def train(
         self,
         group: Sequence[Training],

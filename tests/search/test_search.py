@@ -74,7 +74,7 @@ class Counting:
     log: list[tuple[Training, int]] = dataclasses.field(default_factory=list)
     loop: Loop = dataclasses.field(default_factory=Loop)
 
-    def groups(self, cohort: Sequence[Training]) -> Sequence[Sequence[Training]]:
+    def groups(self, cohort: Sequence[Training], runtime: Runtime) -> Sequence[Sequence[Training]]:
         return self.loop.groups(cohort, runtime)
 
     def numerics(self, runtime: Runtime, training: Training) -> dict[str, Any]:
