@@ -54,6 +54,24 @@ class Resident:
         return x.sub_(self.mean).div_(self.std), self.y[indices]
 
 
+@dataclass(frozen=True, eq=False)
+class First:
+    """The first ``count`` examples of a split (all of a smaller one)."""
+
+    split: Split
+    count: int
+
+    @property
+    def labels(self) -> Tensor:
+        return self.split.labels[: self.count]
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.split))
+
+    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.split.gather(indices)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
     """What a Training learns from: the splits of one seed, the batch size, the augmentation.

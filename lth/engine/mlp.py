@@ -28,7 +28,7 @@ class MLP:
     Trainings advance together. Refused: other networks, devices and precisions.
     """
 
-    sparse_below: float = 0.08
+    sparse_below: float = 0.25
     cohort: int = 6
 
     def __post_init__(self) -> None:

@@ -1,0 +1,87 @@
+"""Instability: error barriers by density, and error along the lines. Made by analysis.connect."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.connect import STABLE, summarise
+from analysis.figure import Figure, Panel, Series, Subject, percent
+
+ORDER = 9
+TITLE = "Instability"
+COLOURS = {"order": "#0072B2", "levels": "#009E73", "inits": "#D55E00"}
+LABELS = {
+    "order": "copies (other data order)",
+    "levels": "consecutive levels",
+    "inits": "other initialisations",
+}
+
+
+def draw(subject: Subject) -> Figure | None:
+    """Barriers with intervals; the mean test error along the lines of each level measured."""
+    path = subject.folder.report / "connect.csv"
+    if not path.exists():
+        return None
+    pairs = pd.read_csv(path)
+    lines = pd.read_csv(subject.folder.report / "connect_lines.csv")
+    k = int(pairs[pairs["kind"] == "inits"]["rewind_step"].min()) if len(pairs) else 0
+    table = summarise(pairs)
+    own = table[(table["kind"] != "order") | (table["k"] == k) | (table["level"] > 0)]
+    ends = [float(own["density"].max()), float(own["density"].min())]
+    bound = [100 * STABLE] * 2
+    series = [
+        Series(label="2 points", x=ends, y=bound, colour="#888888", kind="rule", dash=True),
+        *(_series(str(kind), part) for kind, part in own.groupby("kind", sort=False)),
+    ]
+    panels = [
+        Panel(
+            title="error barrier",
+            x="density",
+            y="test error barrier, points",
+            series=series,
+            log_x=True,
+            falling_x=True,
+        )
+    ]
+    lines = lines[(lines["rewind_step"] == k) | (lines["level"] > 0)]
+    for level, part in lines.groupby("level"):
+        density = percent(float(part["density"].mean()))
+        panels.append(
+            Panel(
+                title=f"dense, {density}" if level == 0 else f"level {level}, {density}",
+                x="from one network (0) to the other (1)",
+                y="test error, %",
+                series=[_line(str(kind), own) for kind, own in part.groupby("kind", sort=False)],
+            )
+        )
+    return Figure(
+        name="instability",
+        title=TITLE,
+        caption="Test error on the straight line between two trained networks. The barrier is its "
+        "maximum above the mean of the ends; below 2 points copies count as stable (Frankle et "
+        "al. 2020). Other initialisations are the positive control. Bands: 95 % t intervals.",
+        panels=panels,
+        data=table,
+    )
+
+
+def _series(kind: str, part: pd.DataFrame) -> Series:
+    part = part.sort_values("level")
+    several = part["low"].notna().all()
+    return Series(
+        label=LABELS[kind],
+        x=list(part["density"]),
+        y=list(100 * part["barrier"]),
+        low=list(100 * part["low"]) if several else None,
+        high=list(100 * part["high"]) if several else None,
+        colour=COLOURS[kind],
+        hover=[
+            f"{LABELS[kind]}, level {r.level}<br>{100 * r.barrier:.2f} points, n = {r.n}"
+            for r in part.itertuples()
+        ],
+    )
+
+
+def _line(kind: str, part: pd.DataFrame) -> Series:
+    error = 100 * part.groupby("alpha")["test_error"].mean()
+    return Series(label=LABELS[kind], x=list(error.index), y=list(error), colour=COLOURS[kind])
