@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import tempfile
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from lth.torchvision_import import torchvision
 
@@ -53,11 +56,9 @@ def network() -> nn.Module:
     )
 
 
-def train(images: Tensor, labels: Tensor, *, steps: int, batch_size: int, rate: float) -> float:
+def train(data: Dataset[tuple[Tensor, int]], *, steps: int, batch_size: int, rate: float) -> float:
     """The mean loss of ``steps`` SGD updates; two DataLoader workers."""
-    loader = DataLoader(
-        Pictures(images, labels), batch_size=batch_size, shuffle=True, num_workers=2, drop_last=True
-    )
+    loader = DataLoader(data, batch_size=batch_size, shuffle=True, num_workers=2, drop_last=True)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     total, done = 0.0, 0
@@ -75,12 +76,33 @@ def train(images: Tensor, labels: Tensor, *, steps: int, batch_size: int, rate: 
 
 
 @torch.no_grad()
-def evaluate(images: Tensor, labels: Tensor, *, batch_size: int) -> float:
+def evaluate(data: Dataset[tuple[Tensor, int]], *, batch_size: int) -> float:
     """The mean loss over a split, through the same DataLoader."""
-    loader = DataLoader(Pictures(images, labels), batch_size=batch_size, num_workers=2)
+    loader = DataLoader(data, batch_size=batch_size, num_workers=2)
     model = network()
-    total = sum(F.cross_entropy(model(x), y, reduction="sum").item() for x, y in loader)
-    return total / len(labels)
+    total, count = 0.0, 0
+    for x, y in loader:
+        total += F.cross_entropy(model(x), y, reduction="sum").item()
+        count += len(y)
+    return total / count
+
+
+def mnist(folder: Path) -> Dataset[tuple[Tensor, int]]:
+    """torchvision's MNIST with the usual transforms; the archives are unpacked for it."""
+    raw = Path(tempfile.mkdtemp()) / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for archive in (folder / "MNIST" / "raw").glob("*.gz"):
+        (raw / archive.stem).write_bytes(gzip.decompress(archive.read_bytes()))
+    transforms = torchvision().transforms
+    usual = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+    return torchvision().datasets.MNIST(  # type: ignore[no-any-return]
+        raw.parents[1], transform=transforms.Compose(usual)
+    )
+
+
+def first(data: Dataset[tuple[Tensor, int]], count: int) -> Dataset[tuple[Tensor, int]]:
+    """The first examples of a data set."""
+    return Subset(data, range(count))
 
 
 def floor(steps: int, *, batch_size: int) -> None:
