@@ -31,7 +31,8 @@ type: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
 bench: $(READY) ## the benchmarks; a table on the screen, JSON in benchmarks/results/
-	$(BIN)/python -m benchmarks.level $(ARGS)
+	$(BIN)/python -m benchmarks.cohort --json benchmarks/results/cohort.json
+	$(BIN)/python -m benchmarks.level --json benchmarks/results/level.json $(ARGS)
 
 report: $(READY) ## the report of every run in results/
 	$(BIN)/python -m analysis.report results $(ARGS)
