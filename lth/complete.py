@@ -14,7 +14,7 @@ from lth.event.keep import Keep
 from lth.protocol import Engine, Event, Moment, Record, Result, Resume, Stop, Store
 from lth.runtime import Runtime
 from lth.spec import spec
-from lth.store.stored import DamagedError, Stored, digests_of
+from lth.store.stored import DamagedError, Stored, digests_of, state_file
 from lth.training import Training
 
 
@@ -26,7 +26,8 @@ class ReplayError(Exception):
 class Watch:
     """What to record of a Training, beyond what its id fixes. Never changes its numbers.
 
-    ``keep`` holds absolute updates; ``probes`` maps names to events.
+    ``keep`` holds absolute updates; ``probes`` maps names to events;
+    ``tensors`` asks for start and end where the store has dropped them.
     """
 
     keep: frozenset[int] = frozenset()
@@ -34,6 +35,7 @@ class Watch:
     keep_optimizer: bool = False
     test_curve: bool = False
     probes: Mapping[str, Event] = field(default_factory=dict)
+    tensors: bool = False
 
     def kept(self) -> set[str]:
         """The names of the states to keep."""
@@ -192,7 +194,7 @@ class Workshop:
                 f"replayed bit for bit: {'; '.join(differing)}"
             )
         states = _missing_states(old, watch)
-        if _lacks_rows(old, watch) or EARLY_STOP in states:
+        if _lacks_rows(old, watch) or not all(s.isdigit() for s in states):
             return self._replay_whole(training, old, watch)
         steps = frozenset(int(s) for s in states)
         # The next evaluation tells whether the states before it can be trusted.
@@ -252,6 +254,8 @@ def _missing_states(stored: Stored, watch: Watch) -> set[str]:
     passed = {str(s) for s in watch.keep if done["first_step"] <= s < stop}
     if watch.keep_early_stop and done["early_stop"] is not None:
         passed.add(EARLY_STOP)
+    if watch.tensors:
+        passed |= {w for w in ("start", "end") if state_file(w) in stored.dropped}
     if watch.keep_optimizer:
         kept -= {s for s in kept - {EARLY_STOP} if stored.state(s).optimizer is None}
     return passed - kept

@@ -23,6 +23,7 @@ from lth.search import Search
 from lth.store.files import FileStore
 from lth.store.run_folder import Reference, RunFolder, invocation
 from lth.store.stored import Stored
+from lth.store.thin import thin
 from lth.stream import generator
 from lth.training import Training, build_model
 
@@ -95,6 +96,7 @@ def conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | None
     finally:
         for sink in sinks:
             sink.close(status, found)
+    thin(store, folder, store.keep_tensors)
     return run.run_id
 
 

@@ -75,7 +75,8 @@ def copies(
     with a fresh optimizer: then what its copies differ by is the noise after k.
     """
     k = search.rewind_step if rewind_step is None else rewind_step
-    training, own = row.training, row.stored
+    training = row.training
+    (own,) = workshop.complete([training], Watch(tensors=True))
     if row.level == 0 and k > 0:
         (kept,) = workshop.complete([dense.training], Watch(keep=frozenset({k})))
         training = training.replace(start=kept.state(k), first_step=k)
@@ -104,7 +105,7 @@ def copies(
         rewind_step=k,
         density=own.done["density"],
         training=training,
-        ends=[own, *workshop.complete(others)],
+        ends=[own, *workshop.complete(others, Watch(tensors=True))],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from lth.config import ConfigError, RunConfig
 from lth.dataset.dataset import DataSet, Raw
 from lth.dataset.task import Task
 from lth.event.evaluate import EARLY_STOP
+from lth.level import TICKET
 from lth.search import Search
 from lth.step import Step, resolve
+from lth.store.run_folder import RunFolder, read_reference
 from lth.stream import generator
 from lth.training import LearningRate, build_model
+from lth.types import Mask
 
 SIMULATED = 5_000_000
 """Networks with more prunable weights have only their first level simulated (sorting is slow)."""
@@ -79,6 +82,7 @@ def prepare(run: Run, raw: Raw) -> Search:
         schedule=run.schedule,
         rewind=run.rewind,
         finder=run.finder,
+        known=_known_masks(run),
         baselines=variants(run),
         eval_every=Step.parse(root.eval_every).updates(per_epoch),
         rewind_step=rewind_step,
@@ -100,6 +104,21 @@ def prepare(run: Run, raw: Raw) -> Search:
     if faults:
         raise ConfigError(faults)
     return _with_baseline_levels(run, search)
+
+
+def _known_masks(run: Run) -> Callable[[int, int, str], Mask | None]:
+    """The masks of this run's tickets, for those whose parent is the one that was pruned."""
+    folder = RunFolder(run.store.root, run.run_id)
+
+    def known(seed: int, level: int, parent: str) -> Mask | None:
+        own = folder.file(seed, TICKET, level, 0)
+        before = folder.file(seed, TICKET, run.schedule(level).parent, 0)
+        if not own.exists() or not before.exists() or read_reference(before).training != parent:
+            return None
+        stored = run.store.peek(read_reference(own).training)
+        return None if stored is None else stored.mask("start")
+
+    return known
 
 
 def variants(run: Run) -> dict[str, Any]:

@@ -41,7 +41,9 @@ class Search:
     ``tasks`` holds one Task per seed; ``streams`` overrides the seed of single
     streams (``init``, ``order``, ``augment``, ``module``, ``control``).
     ``order`` is ``per_level`` (a new data order at every level, shared by all
-    variants of it) or ``shared``. ``baseline_levels`` says at which levels
+    variants of it) or ``shared``. ``known(seed, level, parent's id)`` gives a
+    ticket's mask that was found before, for where the parent's end is no longer
+    stored. ``baseline_levels`` says at which levels
     controls are trained.
     """
 
@@ -68,6 +70,7 @@ class Search:
     grad_clip: float | None = None
     precision: str = "fp32"
     finder: Finder | None = None
+    known: Callable[[int, int, str], Mask | None] = lambda seed, level, parent: None
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
     _dense: dict[int, Training] = field(default_factory=dict, repr=False)
@@ -300,8 +303,18 @@ class Search:
             previous = tickets.get((seed, level - 1))
             if parent is None or previous is None or previous.stored.status == "diverged":
                 continue
-            history = self.history(tickets[seed, 0].stored, parent.stored, seed, excluded)
-            mask = self.prune(history, parent.training, seed, level)
+            dense = tickets[seed, 0].stored
+            mask = None
+            if parent.stored.dropped:
+                if self.finder is None and not self._reads_parent_end():
+                    mask = self.known(seed, level, parent.training.id)
+                if mask is None:
+                    again = dataclasses.replace(self.ticket_watch(), tensors=True)
+                    (found,) = workshop.complete([parent.training], again)
+                    parent = dataclasses.replace(parent, stored=found)
+            history = self.history(dense, parent.stored, seed, excluded)
+            if mask is None:
+                mask = self.prune(history, parent.training, seed, level)
             grounds.append(
                 Ground(
                     seed=seed,
@@ -338,6 +351,14 @@ class Search:
                         ground, control, self.watch, name, draw=draw, cost=cost, options=options
                     )
         return rows + planned.complete(workshop)
+
+    def _reads_parent_end(self) -> bool:
+        """Whether tickets or controls start from what their parent's training ended with."""
+        cells = [self.rewind, *(b.rewind for b in self.baselines.values() if hasattr(b, "rewind"))]
+        return any(
+            getattr(c, "weights", "final") == "final" or getattr(c, "statistics", "") == "other"
+            for c in cells
+        )
 
     def _find(
         self, finder: Finder, grounds: Sequence[Ground], workshop: Workshop

@@ -88,6 +88,18 @@ class BlobStore:
         digests = {**stored.done["files"], **digests_of_files(files)}
         return self._commit(stored.id, files, {**stored.done, "files": digests})
 
+    def thin(self, stored: Stored) -> Stored:
+        """Remove a committed Training's states; mask, metrics and predictions stay."""
+        files: Mapping[str, str] = stored.done["files"]
+        states = {n for n in files if n.startswith("keep_")} | {
+            state_file(w) for w in ("start", "end") if state_file(w) in files
+        }
+        if not states:
+            return stored
+        kept = {n: digest for n, digest in files.items() if n not in states}
+        dropped = sorted({*stored.dropped, *states})
+        return self._commit(stored.id, {}, {**stored.done, "files": kept, "dropped": dropped})
+
     def _commit(
         self, training_id: str, files: Mapping[str, bytes], done: Mapping[str, Any]
     ) -> Stored:

@@ -12,6 +12,7 @@ from lth.store.blob_store import BlobStore
 from lth.store.stored import DONE
 
 _LOCK = ".lock"
+KEEP_TENSORS = ("all", "masks", "last")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -67,12 +68,19 @@ class _DiskFolder:
 class FileStore(BlobStore):
     """``<root>/training/ab/abcdef.../``, one folder per Training, named by its id.
 
-    Nothing is written before the first Training is. Locks are one per
+    ``keep_tensors`` says which states stay when a run has ended: ``all``; those of
+    the dense networks and of the ``last`` level's tickets; or those of the dense
+    networks only (``masks``). Nothing is written before the first Training is. Locks are one per
     Training, so that processes can share a run.
     """
 
-    def __init__(self, root: str | Path = "results") -> None:
+    def __init__(self, root: str | Path = "results", keep_tensors: str = "all") -> None:
+        if keep_tensors not in KEEP_TENSORS:
+            raise ValueError(
+                f"keep_tensors: got {keep_tensors!r}, allowed: {', '.join(KEEP_TENSORS)}"
+            )
         self.root = Path(root)
+        self.keep_tensors = keep_tensors
 
     def folder(self, training_id: str) -> _DiskFolder:
         return _DiskFolder(self.root / "training" / training_id[:2] / training_id)

@@ -29,6 +29,13 @@ class DamagedError(Exception):
         self.reason = reason
 
 
+class DroppedError(KeyError):
+    """A state that ``store.keep_tensors`` had removed."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class Blobs(Protocol):
     """Where the files of one Training lie."""
 
@@ -66,6 +73,11 @@ class Stored:
         return json.loads(self.read("training.json"))["spec"]
 
     @property
+    def dropped(self) -> list[str]:
+        """The files that were removed to save room (``store.keep_tensors``)."""
+        return list(self.done.get("dropped", ()))
+
+    @property
     def status(self) -> str:
         """``done`` or ``diverged``."""
         return str(self.done["status"])
@@ -80,9 +92,14 @@ class Stored:
     def state(self, when: str | int) -> TrainState:
         """``start``, ``end``, ``early_stop`` or the state kept at a step.
 
-        KeyError where it was not kept.
+        KeyError where it was not kept, DroppedError where it was removed since.
         """
         name = state_file(str(when))
+        if name in self.dropped:
+            raise DroppedError(
+                f"Training {self.id[:12]} has no state {when!r} any more (store.keep_tensors); "
+                "a run that needs it computes it again"
+            )
         if name not in self.done["files"]:
             raise KeyError(f"Training {self.id[:12]} keeps no state {when!r}")
         return tensors.decode_state(self.read(name), self.packing(str(when)))

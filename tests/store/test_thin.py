@@ -1,0 +1,118 @@
+"""``store.keep_tensors``: less on disk, the same table, the same tickets when they are extended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from analysis.compare import summary
+from analysis.evidence import evidence
+from lth import load_ticket
+from lth.build import build
+from lth.conduct import conduct
+from lth.paths import conf_dir
+from lth.run import register
+from lth.store.files import FileStore
+from lth.store.run_folder import RunFolder
+from lth.store.stored import DroppedError
+
+SETTINGS = [
+    "dataset=synthetic",
+    "seeds=[0,1]",
+    "train_steps=20it",
+    "eval_every=10it",
+    "rewind_step=5it",
+    "device=cpu",
+    "sink=[]",
+]
+
+
+def run(root: Path, *settings: str) -> RunFolder:
+    register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = compose("run", overrides=[*SETTINGS, f"store.root={root}", *settings])
+    made = build(OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
+    return RunFolder(root, conduct(made, None, report=False))
+
+
+def times(root: Path) -> dict[str, Any]:
+    store = FileStore(root)
+    return {i: store.peek(i).done["seconds"] for i in store.ids()}  # type: ignore[union-attr]
+
+
+def digests(root: Path) -> dict[str, Any]:
+    store = FileStore(root)
+    return {i: store.get(i).done["digests"] for i in store.ids()}  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three levels, all tensors."""
+    root = tmp_path_factory.mktemp("whole")
+    run(root, "levels=3")
+    return root
+
+
+@pytest.mark.parametrize(("mode", "levels_kept"), [("masks", {0}), ("last", {0, 2})])
+@pytest.mark.parametrize("rewind", ["weights", "learning_rate"])
+def test_a_thinned_run_repeats_and_extends(
+    mode: str, levels_kept: set[int], rewind: str, whole: Path, tmp_path: Path
+) -> None:
+    keep = [f"store.keep_tensors={mode}", f"rewind={rewind}"]
+    folder = run(tmp_path, "levels=2", *keep)
+    store = FileStore(tmp_path)
+    for r in folder.references():
+        stored = store.get(r.training)
+        assert stored is not None
+        ticket_kept = r.variant == "ticket" and r.level in levels_kept
+        assert (not stored.dropped) == ticket_kept, (r.variant, r.level)
+        if stored.dropped:
+            with pytest.raises(DroppedError, match="no state 'end' any more .store.keep_tensors."):
+                stored.state("end")
+        assert stored.mask() and stored.metrics() and len(stored.predictions())
+    table, before = summary(evidence(folder)), times(tmp_path)
+    # Again: with final weights the parents' ends are needed, and are computed once more.
+    again = run(tmp_path, "levels=2", *keep)
+    assert summary(evidence(again)) == table
+    if rewind == "weights":
+        assert times(tmp_path) == before
+    extended = run(tmp_path, "levels=3", *keep)
+    if rewind == "weights":
+        # Bit for bit the run that kept everything.
+        assert digests(tmp_path) == digests(whole)
+    assert {r.level for r in extended.references()} == {0, 1, 2, 3}
+
+
+def test_the_state_that_is_scored_is_had_again(tmp_path: Path) -> None:
+    scored = ["prune_at=early_stop"]
+    run(tmp_path / "thin", "levels=1", "store.keep_tensors=masks", *scored)
+    run(tmp_path / "thin", "levels=2", "store.keep_tensors=masks", *scored)
+    run(tmp_path / "whole", "levels=2", *scored)
+    assert digests(tmp_path / "thin") == digests(tmp_path / "whole")
+
+
+def test_a_dropped_ticket_says_so(tmp_path: Path) -> None:
+    folder = run(tmp_path, "levels=1", "store.keep_tensors=masks")
+    with pytest.raises(DroppedError, match="store.keep_tensors"):
+        load_ticket(folder.path / "seed_000" / "ticket" / "level_01")
+    assert load_ticket(folder.path / "seed_000" / "ticket" / "level_00").start.weights
+
+
+def test_what_another_run_refers_to_stays(tmp_path: Path) -> None:
+    first = run(tmp_path, "levels=1")
+    # Another k: the same dense networks, and at level 1 the same fresh control.
+    second = run(tmp_path, "levels=1", "rewind_step=3it", "store.keep_tensors=masks")
+    shared = {r.training for r in first.references()} & {r.training for r in second.references()}
+    store = FileStore(tmp_path)
+    assert shared and all(not store.peek(i).dropped for i in shared)  # type: ignore[union-attr]
+    assert all(not store.peek(r.training).dropped for r in first.references())  # type: ignore[union-attr]
+    assert any(store.peek(r.training).dropped for r in second.references())  # type: ignore[union-attr]
+
+
+def test_faults() -> None:
+    with pytest.raises(ValueError, match="keep_tensors: got 'some', allowed: all, masks, last"):
+        FileStore("x", keep_tensors="some")
