@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import pandas as pd
@@ -20,7 +20,7 @@ STYLE = """
 body { margin:0; background:var(--paper); color:var(--ink);
   font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif }
 main { max-width:1060px; margin:0 auto; padding:28px 20px 60px }
-h1 { font-size:1.7rem; line-height:1.25; margin:.2em 0 .3em }
+h1 { font-size:1.7rem; line-height:1.25; margin:.2em 0 .3em; overflow-wrap:anywhere }
 h2 { font-size:1.2rem; margin:2.4em 0 .3em }
 p { margin:.5em 0 } .soft, figcaption { color:var(--soft) }
 .question { font-size:1.05rem; color:var(--soft); max-width:46em }
@@ -34,7 +34,8 @@ table { border-collapse:collapse; font-variant-numeric:tabular-nums; font-size:.
 th,td { padding:5px 10px; text-align:right; white-space:nowrap;
   border-bottom:1px solid var(--line) }
 th { font-weight:600; border-bottom:2px solid var(--line) }
-td.text,th.text { text-align:left } tr.failed td { color:#b3261e }
+td.text,th.text { text-align:left } td.text { white-space:normal; min-width:6em }
+td.text:nth-last-child(2) { min-width:20em } tr.failed td { color:#b3261e }
 figure { margin:10px 0 0; padding:0 }
 figcaption { font-size:.92rem; max-width:52em; margin-top:8px }
 .panels { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));
@@ -155,7 +156,7 @@ class Page:
             f"<tbody>{''.join(body)}</tbody></table></div>"
         )
 
-    def add_filters(self, choices: dict[str, Sequence[str]]) -> None:
+    def add_filters(self, choices: Mapping[str, Sequence[str]]) -> None:
         """One select per key; rows and panels that carry other values are hidden."""
         selects = "".join(
             f'<label>{escape(key)}<select name="{escape(key)}"><option value="">all</option>'

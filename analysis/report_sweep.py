@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +16,74 @@ from analysis.figure import Figure, Subject
 from analysis.page import Page
 from analysis.plot import accuracy
 from analysis.render_png import save
+from analysis.words import describe
 from lth.store.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell: what it set, how it ended, and its run where there is one."""
+
+    settings: dict[str, str]
+    status: str
+    reason: str | None
+    subject: Subject | None
 
 
 def write_sweep(folder: Path) -> Path:
     """The page of a sweep's folder (``<store>/sweep/<name>``), failed cells included."""
-    store = folder.parent.parent
-    cells = [json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))]
-    return _write(folder.name, cells, store, folder / "report")
+    store = folder.resolve().parent.parent
+    found: dict[str, Subject | None] = {}
+    cells = []
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        run_id = record["run_id"]
+        if run_id and run_id not in found:
+            found[run_id] = _subject(RunFolder(store, run_id))
+        pairs = (o.lstrip("+~").partition("=") for o in record["overrides"])
+        cells.append(
+            Cell(
+                settings={key: value for key, _, value in pairs},
+                status=record["status"],
+                reason=record["reason"],
+                subject=found.get(run_id or ""),
+            )
+        )
+    return _write("sweep", cells, folder / "report")
 
 
 def write_runs(folders: Sequence[RunFolder]) -> Path:
-    """The page of several runs, in the store's ``report/`` of the first."""
+    """The page of several runs, in the ``report/`` of the first one's store."""
     cells = [
-        {"overrides": [f"run={f.run_id}"], "run_id": f.run_id, "status": "done", "reason": None}
+        Cell(settings=dict(describe(f.config())), status="done", reason=None, subject=_subject(f))
         for f in folders
     ]
-    root = folders[0].store_root
-    stores = {f.run_id: f.store_root for f in folders}
-    return _write("runs", cells, root, root / "report", stores)
+    return _write(f"{len(cells)} runs", cells, folders[0].store_root / "report")
 
 
-def _write(
-    name: str,
-    cells: Sequence[Mapping[str, Any]],
-    store: Path,
-    target: Path,
-    stores: Mapping[str, Path] | None = None,
-) -> Path:
-    proofs: dict[str, Subject] = {}
-    for cell in cells:
-        run_id = cell["run_id"]
-        if run_id and run_id not in proofs:
-            folder = RunFolder((stores or {}).get(run_id, store), run_id)
-            if any(folder.references()):
-                proofs[run_id] = Subject(folder, evidence(folder))
-    values = [_values(cell["overrides"]) for cell in cells]
-    page = Page(f"Lottery tickets: sweep {name}")
-    failed = [c["status"] != "done" for c in cells]
+def _subject(folder: RunFolder) -> Subject | None:
+    return Subject(folder, evidence(folder)) if any(folder.references()) else None
+
+
+def _write(what: str, cells: Sequence[Cell], target: Path) -> Path:
+    keys = list(dict.fromkeys(k for c in cells for k in c.settings))
+    values = {k: list(dict.fromkeys(c.settings.get(k, "–") for c in cells)) for k in keys}
+    varied = {k: sorted(v) for k, v in values.items() if len(v) > 1}
+    shared = [(k, v[0]) for k, v in values.items() if len(v) == 1]
+    page = Page(f"Lottery tickets: {what} over {', '.join(varied) or 'nothing'}")
+    failed = [c.status != "done" for c in cells]
     page.add("p", f"{len(cells)} cells, {sum(failed)} of them failed.", kind="question")
-    varied = {
-        key: sorted({v[key] for v in values if key in v})
-        for key in dict.fromkeys(k for v in values for k in v)
-    }
-    page.add_filters({k: v for k, v in varied.items() if len(v) > 1})
-    table = pd.DataFrame([_row(cell, proofs.get(cell["run_id"] or "")) for cell in cells])
-    texts = ["cell", "status", "verdict", "run"]
-    page.add_table(table, text=texts, cells=values, failed=failed)
+    page.add_facts(shared)
+    page.add_filters(varied)
+    names = [{k: c.settings.get(k, "–") for k in varied} for c in cells]
+    table = pd.DataFrame([_row(c, own) for c, own in zip(cells, names, strict=True)])
+    texts = [*varied, "status", "verdict", "run"]
+    page.add_table(table, text=texts, cells=names, failed=failed)
     target.mkdir(parents=True, exist_ok=True)
-    figures = _multiples(cells, values, proofs)
+    figures = _multiples(cells, names)
     if figures:
-        page.add_multiples(
-            "Accuracy against density", figures, "One panel per cell; see the runs' own reports."
-        )
+        caption = "One panel per cell, all on one scale; the runs' own reports have the rest."
+        page.add_multiples("Accuracy against density", figures, caption)
     for figure, _ in figures:
         save(figure, target / f"{figure.name}.png")
         figure.data.to_csv(target / f"{figure.name}.csv", index=False)
@@ -77,27 +93,16 @@ def _write(
     return path
 
 
-def _values(overrides: Sequence[str]) -> dict[str, str]:
-    pairs = (o.lstrip("+~").partition("=") for o in overrides)
-    return {key: value for key, _, value in pairs}
-
-
-def _row(cell: Mapping[str, Any], subject: Subject | None) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "cell": " ".join(cell["overrides"]) or "default",
-        "status": cell["status"],
-        "ticket − control, points": "–",
-    }
-    if subject is not None:
-        row |= {"ticket − control, points": gap(subject.proof)}
-        row |= {"verdict": subject.proof.verdict, "run": subject.folder.run_id}
-    else:
-        row |= {"verdict": cell.get("reason") or "–", "run": cell["run_id"] or "–"}
-    return row
+def _row(cell: Cell, name: dict[str, str]) -> dict[str, Any]:
+    row: dict[str, Any] = {**name, "status": cell.status}
+    if cell.subject is None:
+        return row | {"ticket − control": "–", "verdict": cell.reason or "–", "run": "–"}
+    proof = cell.subject.proof
+    return row | {"ticket − control": gap(proof), "verdict": proof.verdict, "run": proof.run_id}
 
 
 def gap(proof: Evidence) -> str:
-    """Ticket minus the verdict's control over the verdict's densities, or a dash."""
+    """Ticket minus the verdict's control over the verdict's densities in points, or a dash."""
     table = proof.difference
     low, high = proof.settings["verdict_density"]
     own = table[
@@ -108,20 +113,26 @@ def gap(proof: Evidence) -> str:
 
 
 def _multiples(
-    cells: Sequence[Mapping[str, Any]],
-    values: Sequence[dict[str, str]],
-    proofs: Mapping[str, Subject],
+    cells: Sequence[Cell], names: Sequence[dict[str, str]]
 ) -> list[tuple[Figure, dict[str, str]]]:
-    figures: list[tuple[Figure, dict[str, str]]] = []
-    for cell, own in zip(cells, values, strict=True):
-        subject = proofs.get(cell["run_id"] or "")
-        figure = accuracy.draw(subject) if subject is not None else None
-        if figure is not None and subject is not None:
-            title = " ".join(cell["overrides"]) or "default"
-            figures.append((_titled(figure, title, f"accuracy_{len(figures):02d}"), own))
-    return figures
+    drawn = [
+        (figure, name)
+        for cell, name in zip(cells, names, strict=True)
+        if cell.subject is not None and (figure := accuracy.draw(cell.subject)) is not None
+    ]
+    means = [y for figure, _ in drawn for s in figure.panels[0].series for y in s.y]
+    if not means:
+        return []
+    margin = max(0.5, 0.08 * (max(means) - min(means)))
+    scale = (min(means) - margin, max(means) + margin)
+    return [
+        (_small(figure, " ".join(f"{k}={v}" for k, v in name.items()), index, scale), name)
+        for index, (figure, name) in enumerate(drawn)
+    ]
 
 
-def _titled(figure: Figure, title: str, name: str) -> Figure:
-    panel = dataclasses.replace(figure.panels[0], title=title)
-    return dataclasses.replace(figure, name=name, title=title, panels=[panel])
+def _small(figure: Figure, title: str, index: int, scale: tuple[float, float]) -> Figure:
+    panel = dataclasses.replace(figure.panels[0], title=title, range_y=scale, x="density")
+    return dataclasses.replace(
+        figure, name=f"accuracy_{index:02d}", title=title or figure.title, panels=[panel]
+    )
