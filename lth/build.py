@@ -160,6 +160,7 @@ def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list
     )
     need(root["levels"] >= 0, "levels", "0 or more")
     need(root["batch_size"] >= 1, "batch_size", "1 up to the size of the train split")
+    need(root["score_steps"] >= 1, "score_steps", "1 or more")
     need(root["workers"] >= 1, "workers", "1 or more")
     need(root["order"] in ("per_level", "shared"), "order", "per_level, shared")
     need(root["endpoint"] in ("early_stop", "final"), "endpoint", "early_stop, final")

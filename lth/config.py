@@ -39,6 +39,7 @@ SEMANTIC_KEYS = (
     "batch_size",
     "rewind_step",
     "prune_at",
+    "score_steps",
     "exclude",
     "order",
     "streams",
@@ -87,6 +88,7 @@ class RunConfig:
     batch_size: int = 60
     rewind_step: str = "0it"
     prune_at: str = "end"
+    score_steps: int = 1
     exclude: list[str] = field(default_factory=list)
     order: str = "per_level"
     streams: Streams = field(default_factory=Streams)

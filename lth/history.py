@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from lth.mask import apply_state
 from lth.store.stored import Stored
 from lth.types import Mask, TrainState
 
@@ -16,7 +17,8 @@ class History:
     ``rewind_step`` is k, ``train_steps`` is T, both in updates; ``prune_at`` is
     the state of the parent that is scored (``end``, ``early_stop`` or a step).
     ``layers`` are the types of all prunable layers; ``excluded`` those that are
-    never pruned. ``updates_per_epoch`` counts steps written in epochs.
+    never pruned. ``narrowed`` is the mask that the scored state is seen under,
+    where it is scored in several steps. ``updates_per_epoch`` counts steps written in epochs.
     """
 
     dense: Stored
@@ -27,6 +29,7 @@ class History:
     updates_per_epoch: int
     prune_at: str | int = "end"
     excluded: frozenset[str] = frozenset()
+    narrowed: Mask | None = None
     _read: dict[tuple[str, str], TrainState] = field(default_factory=dict, repr=False)
 
     @property
@@ -57,6 +60,10 @@ class History:
     @property
     def scored(self) -> TrainState:
         """The parent's state that a criterion scores."""
+        state = self._scored()
+        return state if self.narrowed is None else apply_state(state, self.narrowed)
+
+    def _scored(self) -> TrainState:
         if self.prune_at == "end":
             return self.parent_end
         if isinstance(self.prune_at, int) and self.prune_at == self.parent.done["first_step"]:
@@ -68,6 +75,10 @@ class History:
         """The parent's mask, its layers in the module's order (which breaks ties)."""
         mask = self.parent.mask()
         return {n: mask[n] for n in [*self.layers, *(m for m in mask if m not in self.layers)]}
+
+    def under(self, mask: Mask) -> History:
+        """The same history with the scored state under a sparser mask."""
+        return replace(self, narrowed=mask)
 
     def prunable(self) -> dict[str, str]:
         """The types of the layers that pruning may touch."""

@@ -87,6 +87,7 @@ def prepare(run: Run, raw: Raw) -> Search:
         eval_every=Step.parse(root.eval_every).updates(per_epoch),
         rewind_step=rewind_step,
         prune_at=at,
+        score_steps=root.score_steps,
         exclude=root.exclude,
         order=root.order,
         streams={k: v for k, v in dataclasses.asdict(root.streams).items() if v is not None},

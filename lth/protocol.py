@@ -38,8 +38,8 @@ class RateShape(Protocol):
 class Criterion(Protocol):
     """Scores every weight of ``mask``; higher = keep. Knows nothing of budgets.
 
-    ``forward(state, x)`` runs the network; ``batches()`` iterates over the
-    level's training batches.
+    ``forward(state, x, train=True)`` runs the network in train or eval mode and
+    changes nothing; ``batches()`` iterates over the level's training batches.
     """
 
     def __call__(
@@ -47,7 +47,7 @@ class Criterion(Protocol):
         history: History,
         mask: Mask,
         *,
-        forward: Callable[[TrainState, Tensor], Tensor],
+        forward: Callable[..., Tensor],
         batches: Callable[[], Iterator[tuple[Tensor, Tensor]]],
         generator: torch.Generator,
     ) -> Scores: ...

@@ -62,6 +62,7 @@ class Search:
     eval_every: int
     rewind_step: int = 0
     prune_at: str | int = "end"
+    score_steps: int = 1
     exclude: Sequence[str] = ()
     baseline_levels: frozenset[int] | None = None
     order: str = "per_level"
@@ -136,9 +137,10 @@ class Search:
     def _forward(self, task: Task) -> Callable[[TrainState, Tensor], Tensor]:
         module = build_model(self.model, task, generator("forward"))
 
-        def forward(state: TrainState, x: Tensor) -> Tensor:
-            values = {**state.weights, **state.buffers}
-            module.to(x.device)
+        def forward(state: TrainState, x: Tensor, *, train: bool = True) -> Tensor:
+            module.to(x.device).train(train)
+            # BatchNorm in train mode writes to its buffers, which are not ours to change.
+            values = {**state.weights, **{n: b.clone() for n, b in state.buffers.items()}}
             moved = {n: v.to(x.device) for n, v in values.items()}
             output: Tensor = torch.func.functional_call(module, moved, (x,))
             return output
@@ -159,14 +161,52 @@ class Search:
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             return (draws(step) for step in range(parent.task.updates_per_epoch))
 
-        scores = self.criterion(
-            history,
-            free,
-            forward=self._forward(parent.task),
-            batches=batches,
-            generator=generator("criterion", self._seed("control", seed), level),
-        )
-        return self.allocate(scores, mask, level, history.excluded)
+        def score(history: History, free: Mask, step: int) -> Scores:
+            key = ("criterion", self._seed("control", seed), level)
+            return self.criterion(
+                history,
+                free,
+                forward=self._forward(parent.task),
+                batches=batches,
+                generator=generator(*key, step) if step else generator(*key),
+            )
+
+        whole = self.allocate(score(history, free, 0), mask, level, history.excluded)
+        if self.score_steps == 1:
+            return whole
+        return self._in_steps(score, history, free, whole, level)
+
+    def _in_steps(
+        self,
+        score: Callable[[History, Mask, int], Scores],
+        history: History,
+        free: Mask,
+        whole: Mask,
+        level: int,
+    ) -> Mask:
+        """Score and prune ``score_steps`` times, counts falling exponentially to the budget's.
+
+        The last step spends the level's own budget; what went before goes first.
+        """
+        start = masks.remaining(free)
+        end = masks.remaining({n: whole[n] for n in free})
+        left = dict(free)
+        for step in range(1, self.score_steps):
+            keep = round(start * (end / start) ** (step / self.score_steps))
+            seen = history.under({**history.mask, **left})
+            left = dict(
+                self.allocation(
+                    score(seen, left, step),
+                    left,
+                    layers={n: self.layers[n] for n in left},
+                    rate=self.schedule(level).rate,
+                    times=1,
+                    keep=keep,
+                )
+            )
+        last = score(history.under({**history.mask, **left}), left, self.score_steps)
+        gone = {n: torch.where(left[n], s, s.new_tensor(-torch.inf)) for n, s in last.items()}
+        return self.allocate(gone, history.mask, level, history.excluded)
 
     def allocate(
         self, scores: Scores, mask: Mask, level: int, excluded: frozenset[str]
@@ -322,7 +362,7 @@ class Search:
                     parent=parent,
                     history=history,
                     mask=mask,
-                    cost=parent.search_steps + parent.training.updates,
+                    cost=parent.search_steps + self._scored_after(parent),
                 )
             )
         rows: list[Row] = []
@@ -351,6 +391,15 @@ class Search:
                         ground, control, self.watch, name, draw=draw, cost=cost, options=options
                     )
         return rows + planned.complete(workshop)
+
+    def _scored_after(self, parent: Row) -> int:
+        """The updates of a parent's training that its child's mask needs."""
+        training, early = parent.training, parent.stored.done["early_stop"]
+        if isinstance(self.prune_at, int):
+            return self.prune_at - training.first_step
+        if self.prune_at == EARLY_STOP and early is not None:
+            return int(early["step"]) - training.first_step
+        return training.updates
 
     def _reads_parent_end(self) -> bool:
         """Whether tickets or controls start from what their parent's training ended with."""

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from lth.history import History
-from lth.types import Mask, Scores, TrainState
+from lth.types import Mask, Scores
 
 
 def random(
     history: History,
     mask: Mask,
     *,
-    forward: Callable[[TrainState, Tensor], Tensor],
+    forward: Callable[..., Tensor],
     batches: Callable[[], Iterator[tuple[Tensor, Tensor]]],
     generator: torch.Generator,
 ) -> Scores:

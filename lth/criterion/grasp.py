@@ -1,0 +1,67 @@
+"""GraSP: keep the gradient flowing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lth.gradient import Batches, Forward, leaves, with_weights
+from lth.history import History
+from lth.types import Mask, Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraSP:
+    """``w * (H g)``, the highest kept (Wang et al. 2020): what raises ``g . g`` when it goes, goes.
+
+    From ``per_class`` training examples of each class, logits divided by
+    ``temperature`` (published: 10 and 200); modules are in train mode. Raises
+    ValueError where an epoch has too few examples of a class.
+    """
+
+    per_class: int = 10
+    temperature: float = 200.0
+
+    def __post_init__(self) -> None:
+        if self.per_class < 1:
+            raise ValueError(f"per_class: got {self.per_class}, allowed: 1 or more")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature: got {self.temperature}, allowed: above 0")
+
+    def __call__(
+        self,
+        history: History,
+        mask: Mask,
+        *,
+        forward: Forward,
+        batches: Batches,
+        generator: torch.Generator,
+    ) -> Scores:
+        state = history.scored
+        own = leaves(state, mask)
+        x, y = _balanced(batches, self.per_class)
+        logits = forward(with_weights(state, own), x) / self.temperature
+        loss = F.cross_entropy(logits, y)
+        gradient = torch.autograd.grad(loss, list(own.values()), create_graph=True)
+        flow = torch.stack([(g * g.detach()).sum() for g in gradient]).sum()
+        products = torch.autograd.grad(flow, list(own.values()))
+        return {n: state.weights[n] * hg for n, hg in zip(own, products, strict=True)}
+
+
+def _balanced(batches: Batches, per_class: int) -> tuple[Tensor, Tensor]:
+    """The first ``per_class`` examples of every class that an epoch has."""
+    parts = list(batches())
+    x, y = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    rows = []
+    for own in torch.unique(y):
+        found = (y == own).nonzero().flatten()[:per_class]
+        if len(found) < per_class:
+            raise ValueError(
+                f"per_class: got {per_class}, allowed: at most {len(found)} (class {int(own)})"
+            )
+        rows.append(found)
+    chosen = torch.cat(rows)
+    return x[chosen], y[chosen]
