@@ -11,6 +11,8 @@ from lth.store.stored import Stored
 ORDER = 7
 TITLE = "Surviving weights"
 BINS = 61
+MOST = 500_000
+"""Of larger networks about so many weights are counted, at equal distances."""
 
 
 def draw(subject: Subject) -> Figure | None:
@@ -59,5 +61,6 @@ def _living(trained: list[Stored], when: str) -> np.ndarray:
             weights = stored.state(when).weights
         except KeyError:
             return np.empty(0)
-        parts += [weights[n][kept].numpy() for n, kept in mask.items()]
+        values = np.concatenate([weights[n][kept].numpy() for n, kept in mask.items()])
+        parts.append(values[:: max(1, len(values) // MOST)])
     return np.concatenate(parts) if parts else np.empty(0)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from lth.engine.mlp_live import Live, Together
 from lth.protocol import Change, Event, Record, Result, Resume, Stop, last_look
 from lth.runtime import Runtime
 from lth.spec import canonical, spec
-from lth.stream import generator
-from lth.training import Training, build_model
+from lth.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +112,19 @@ def refusal(training: Training, runtime: Runtime) -> str | None:
         return f"has no kernels for {runtime.torch_device.type}"
     if training.precision != "fp32":
         return f"computes in fp32, not in {training.precision}"
-    module = build_model(training.model, training.task, generator("module", "construction"))
-    if linears(module) is None:
-        return f"trains Linear-ReLU networks, not {type(module).__name__}"
-    return None
+    task = training.task
+    name = _other_network(training.model, tuple(task.input_shape), task.num_classes)
+    return None if name is None else f"trains Linear-ReLU networks, not {name}"
+
+
+@functools.lru_cache(maxsize=64)
+def _other_network(
+    model: Callable[..., nn.Module], input_shape: tuple[int, ...], num_classes: int
+) -> str | None:
+    """The name of a network that is no perceptron, else None. Asked often, built once."""
+    with torch.random.fork_rng(devices=[]):
+        module = model(input_shape=input_shape, num_classes=num_classes)
+    return type(module).__name__ if linears(module) is None else None
 
 
 def linears(module: nn.Module) -> list[tuple[str, nn.Linear]] | None:
