@@ -19,7 +19,7 @@ from lth.level import PRELUDE, Row
 from lth.plan import Plan, plan
 from lth.prepare import prepare, read_data
 from lth.protocol import Sink
-from lth.search import Search
+from lth.search import CriterionError, Search
 from lth.store.files import FileStore
 from lth.store.run_folder import Reference, RunFolder, invocation
 from lth.store.stored import Stored
@@ -91,7 +91,7 @@ def conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | None
                 _notice(rows, display)
         found = _end(folder, display, report=report)
         status = "done"
-    except ReplayError as error:
+    except (CriterionError, ReplayError) as error:
         raise FailedError(str(error)) from None
     finally:
         for sink in sinks:

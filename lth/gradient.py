@@ -82,4 +82,4 @@ def mean_over_examples(
 def check_batches(count: int | None) -> None:
     """ValueError, naming the option, for a count of batches below 1."""
     if count is not None and count < 1:
-        raise ValueError(f"batches: got {count}, allowed: 1 or more, or null for an epoch")
+        raise ValueError(f"num_batches: got {count}, allowed: 1 or more, or null for an epoch")

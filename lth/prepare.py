@@ -256,7 +256,7 @@ def _with_baseline_levels(run: Run, search: Search) -> Search:
     try:
         densities = ladder(search, levels)
     except ValueError as error:
-        group = "allocation" if str(error).startswith("rates") else "schedule"
+        group = "allocation" if str(error).startswith(("rates", "floor")) else "schedule"
         raise ConfigError([f"{group}.{error}"]) from None
     if wanted == "all":
         return search

@@ -34,6 +34,10 @@ from lth.training import (
 from lth.types import Mask, Scores, TrainState
 
 
+class CriterionError(Exception):
+    """A criterion cannot score what it was given; the message names its option."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Search:
     """One lottery-ticket experiment over several seeds. All steps are in updates.
@@ -163,13 +167,16 @@ class Search:
 
         def score(history: History, free: Mask, step: int) -> Scores:
             key = ("criterion", self._seed("control", seed), level)
-            return self.criterion(
-                history,
-                free,
-                forward=self._forward(parent.task),
-                batches=batches,
-                generator=generator(*key, step) if step else generator(*key),
-            )
+            try:
+                return self.criterion(
+                    history,
+                    free,
+                    forward=self._forward(parent.task),
+                    batches=batches,
+                    generator=generator(*key, step) if step else generator(*key),
+                )
+            except ValueError as error:
+                raise CriterionError(f"criterion.{error}") from None
 
         whole = self.allocate(score(history, free, 0), mask, level, history.excluded)
         if self.score_steps == 1:

@@ -17,15 +17,15 @@ class Fisher:
     """The mean over *examples* of ``g^2``, times ``w^2 / 2`` (Theis et al. 2018).
 
     ``labels``: ``data`` (the empirical Fisher) or ``model`` (the true one, classes
-    drawn from the network's own prediction). Over ``batches`` training batches
+    drawn from the network's own prediction). Over ``num_batches`` training batches
     (null: an epoch); modules are in eval mode.
     """
 
-    batches: int | None = 10
+    num_batches: int | None = 10
     labels: str = "data"
 
     def __post_init__(self) -> None:
-        check_batches(self.batches)
+        check_batches(self.num_batches)
         if self.labels not in ("data", "model"):
             raise ValueError(f"labels: got {self.labels!r}, allowed: data, model")
 
@@ -50,6 +50,6 @@ class Fisher:
             return torch.multinomial(chances, 1, generator=generator).squeeze(1).to(y.device)
 
         squares = mean_over_examples(
-            state, mask, forward, batches, self.batches, of=of, label=label
+            state, mask, forward, batches, self.num_batches, of=of, label=label
         )
         return {n: s * state.weights[n].square() / 2 for n, s in squares.items()}

@@ -18,15 +18,15 @@ class OBD:
     """``h w^2 / 2``, h the Hessian's diagonal of the mean loss (LeCun et al. 1990).
 
     h is Hutchinson's estimate, the mean over ``samples`` of ``v * (H v)`` with v of
-    random signs (exact where H is diagonal), averaged over ``batches`` training
+    random signs (exact where H is diagonal), averaged over ``num_batches`` training
     batches (null: an epoch); modules are in eval mode. Scores may be negative.
     """
 
-    batches: int | None = 10
+    num_batches: int | None = 10
     samples: int = 10
 
     def __post_init__(self) -> None:
-        check_batches(self.batches)
+        check_batches(self.num_batches)
         if self.samples < 1:
             raise ValueError(f"samples: got {self.samples}, allowed: 1 or more")
 
@@ -43,7 +43,7 @@ class OBD:
         own = leaves(state, mask)
         total = {n: torch.zeros_like(w) for n, w in own.items()}
         seen = 0
-        for x, y in first(batches, self.batches):
+        for x, y in first(batches, self.num_batches):
             loss = F.cross_entropy(forward(with_weights(state, own), x, train=False), y)
             gradient = torch.autograd.grad(loss, list(own.values()), create_graph=True)
             for _ in range(self.samples):

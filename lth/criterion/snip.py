@@ -13,15 +13,15 @@ from lth.types import Mask, Scores
 
 @dataclass(frozen=True, kw_only=True)
 class SNIP:
-    """``abs(w g)``, g the loss gradient averaged over ``batches`` batches (Lee et al. 2019).
+    """``abs(w g)``, g the loss gradient averaged over ``num_batches`` batches (Lee et al. 2019).
 
     One batch as published; null takes an epoch. Modules are in train mode.
     """
 
-    batches: int | None = 1
+    num_batches: int | None = 1
 
     def __post_init__(self) -> None:
-        check_batches(self.batches)
+        check_batches(self.num_batches)
 
     def __call__(
         self,
@@ -33,5 +33,5 @@ class SNIP:
         generator: torch.Generator,
     ) -> Scores:
         state = history.scored
-        gradient = mean_gradient(state, mask, forward, batches, self.batches)
+        gradient = mean_gradient(state, mask, forward, batches, self.num_batches)
         return {n: (state.weights[n] * g).abs() for n, g in gradient.items()}

@@ -16,13 +16,13 @@ from lth.types import Mask, Scores
 class Taylor:
     """The mean over examples of ``(w g)^2``, g an example's own gradient (Molchanov et al. 2019).
 
-    Over ``batches`` training batches (null: an epoch); modules are in eval mode.
+    Over ``num_batches`` training batches (null: an epoch); modules are in eval mode.
     """
 
-    batches: int | None = 10
+    num_batches: int | None = 10
 
     def __post_init__(self) -> None:
-        check_batches(self.batches)
+        check_batches(self.num_batches)
 
     def __call__(
         self,
@@ -38,4 +38,4 @@ class Taylor:
         def of(name: str, g: Tensor) -> Tensor:
             return (state.weights[name] * g).square()
 
-        return mean_over_examples(state, mask, forward, batches, self.batches, of=of)
+        return mean_over_examples(state, mask, forward, batches, self.num_batches, of=of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -20,17 +20,24 @@ class Auto:
 
     The choice depends on the Training and the runtime alone, so it is the same
     when a run is resumed; the engine that was chosen is what is recorded.
+    ``sparse_below`` and ``cohort`` are ``mlp``'s.
     """
 
-    mlp: MLP = field(default_factory=MLP)
-    loop: Loop = field(default_factory=Loop)
+    sparse_below: float = MLP.sparse_below
+    cohort: int = MLP.cohort
+
+    def __post_init__(self) -> None:
+        self._mlp()  # checks the options
+
+    def _mlp(self) -> MLP:
+        return MLP(sparse_below=self.sparse_below, cohort=self.cohort)
 
     def choose(self, training: Training, runtime: Runtime) -> tuple[Engine, str]:
         """The engine, and why."""
         reason = refusal(training, runtime)
         if reason is None:
-            return self.mlp, "mlp (a Linear-ReLU network on the CPU)"
-        return self.loop, f"loop (mlp {reason})"
+            return self._mlp(), "mlp (a Linear-ReLU network on the CPU)"
+        return Loop(), f"loop (mlp {reason})"
 
     def groups(self, cohort: Sequence[Training], runtime: Runtime) -> Sequence[Sequence[Training]]:
         """Neighbours of one engine, grouped as it likes."""

@@ -25,6 +25,7 @@ from lth.criterion.snip import SNIP
 from lth.criterion.synflow import SynFlow
 from lth.criterion.taylor import Taylor
 from lth.criterion.zhou import Zhou
+from lth.search import CriterionError
 from lth.stream import generator
 from lth.types import TrainState
 
@@ -73,7 +74,7 @@ def gradients(s: Any, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 
 def test_snip(setting: Any) -> None:
-    one, all_three = score(SNIP(), setting), score(SNIP(batches=None), setting)
+    one, all_three = score(SNIP(), setting), score(SNIP(num_batches=None), setting)
     parts = [gradients(setting, x, y) for x, y in setting.data]
     for name in setting.mask:
         w = setting.state.weights[name]
@@ -83,7 +84,7 @@ def test_snip(setting: Any) -> None:
 
 
 def test_taylor_and_fisher_average_over_examples(setting: Any) -> None:
-    taylor, fisher = score(Taylor(batches=2), setting), score(Fisher(batches=2), setting)
+    taylor, fisher = score(Taylor(num_batches=2), setting), score(Fisher(num_batches=2), setting)
     x = torch.cat([setting.data[0][0], setting.data[1][0]])
     y = torch.cat([setting.data[0][1], setting.data[1][1]])
     each = [gradients(setting, x[i : i + 1], y[i : i + 1]) for i in range(12)]
@@ -115,7 +116,7 @@ def test_obd_is_exact_where_the_hessian_is_diagonal() -> None:
         z = x @ state.weights["w"].t()
         return torch.cat([z, torch.zeros_like(z)], 1)
 
-    scores = OBD(batches=1, samples=1)(
+    scores = OBD(num_batches=1, samples=1)(
         SimpleNamespace(scored=state),  # type: ignore[arg-type]
         {"w": torch.ones(1, 3, dtype=torch.bool)},
         forward=forward,
@@ -310,7 +311,10 @@ def test_steps_score_what_is_left(make_search: Any, make_workshop: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "fault"),
     [
-        (lambda: SNIP(batches=0), "batches: got 0, allowed: 1 or more, or null for an epoch"),
+        (
+            lambda: SNIP(num_batches=0),
+            "num_batches: got 0, allowed: 1 or more, or null for an epoch",
+        ),
         (lambda: Fisher(labels="mine"), "labels: got 'mine', allowed: data, model"),
         (lambda: OBD(samples=0), "samples: got 0, allowed: 1 or more"),
         (lambda: GraSP(temperature=0), "temperature: got 0, allowed: above 0"),
@@ -322,3 +326,9 @@ def test_faults_name_the_option(make: Any, fault: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (the text is checked)
         make()
     assert fault in str(caught.value)
+
+
+def test_a_criterion_that_cannot_score_is_named(make_search: Any, make_workshop: Any) -> None:
+    search = make_search(levels=1, criterion=GraSP(per_class=99))
+    with pytest.raises(CriterionError, match="criterion.per_class: got 99, allowed: at most"):
+        list(search.run(make_workshop()))
