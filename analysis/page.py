@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.figure import Figure
+from analysis.figure import NEUTRAL, Figure
 from analysis.render_html import describe, plotly_source
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
@@ -38,7 +38,7 @@ class Page:
     def add(self, tag: str, text: str, *, kind: str = "") -> None:
         """A paragraph or other plain element."""
         own = f' class="{kind}"' if kind else ""
-        self._parts.append(f"<{tag}{own}>{escape(text)}</{tag}>")
+        self._parts.append(f"<{tag}{own}>{_text(text)}</{tag}>")
 
     def add_heading(self, name: str, text: str) -> None:
         """A section's heading, which the contents name too."""
@@ -49,18 +49,19 @@ class Page:
         """Links to all sections of the page, also those added later."""
         self._parts.append(CONTENTS)
 
-    def add_verdict(self, text: str, *, number: str = "", unit: str = "") -> None:
-        """What the run found, with its number where there is one."""
-        shown = (
-            f"<div><strong>{escape(number)}</strong><span>{escape(unit)}</span></div>"
-            if number
-            else ""
+    def add_verdict(
+        self, text: str, *, number: str = "", unit: str = "", colour: str = NEUTRAL
+    ) -> None:
+        """What the run found, with its number where there is one, in the winner's colour."""
+        shown = f"<strong>{escape(number)}</strong><span>{escape(unit)}</span>" if number else ""
+        self._parts.append(
+            f'<div class="verdict" style="--own:{escape(colour)}">'
+            f"{f'<div>{shown}</div>' if shown else ''}<p>{_text(text)}</p></div>"
         )
-        self._parts.append(f'<div class="verdict">{shown}<p>{escape(text)}</p></div>')
 
     def add_list(self, items: Sequence[str]) -> None:
         """Findings, one a line."""
-        lines = "".join(f"<li>{escape(item)}</li>" for item in items)
+        lines = "".join(f"<li>{_text(item)}</li>" for item in items)
         self._parts.append(f'<ul class="findings">{lines}</ul>')
 
     def add_facts(
@@ -73,7 +74,7 @@ class Page:
     ) -> None:
         """Names and values; behind ``summary`` where that is given, with a ``source`` text."""
         lines = "".join(
-            f"<dt>{_dot(colours[k]) if colours else ''}{escape(k)}</dt><dd>{escape(v)}</dd>"
+            f"<dt>{_dot(colours[k]) if colours else ''}{escape(k)}</dt><dd>{_text(v)}</dd>"
             for k, v in facts
         )
         text = f"<dl>{lines}</dl>" + (f"<pre>{escape(source)}</pre>" if source else "")
@@ -104,7 +105,8 @@ class Page:
             own = _data(cells[index]) if cells is not None else ""
             own += ' class="failed"' if failed is not None and failed[index] else ""
             line = "".join(
-                f'<td class="{kinds[c]}" data-label="{escape(str(c))}">{escape(str(v))}</td>'
+                f'<td class="{kinds[c]}{" none" * (str(v) == "–")}" data-label="{escape(str(c))}">'
+                f"{escape(str(v))}</td>"
                 for c, v in zip(table.columns, row, strict=True)
             )
             body.append(f"<tr{own}>{line}</tr>")
@@ -141,7 +143,7 @@ class Page:
         files = escape(f"{figure.name}.png · {figure.name}.csv")
         self._parts.append(
             f'<figure>{_keys(figure)}<div class="{kind}" style="--columns:{columns}">{panels}</div>'
-            f"<figcaption>{escape(figure.caption)}</figcaption>"
+            f"<figcaption>{_text(figure.caption)}</figcaption>"
             f'<p class="files">{files}</p></figure>'
         )
 
@@ -183,6 +185,11 @@ class Page:
 
 
 CONTENTS = "<!-- contents -->"
+
+
+def _text(text: str) -> str:
+    """Escaped; a number and its % sign stay on one line."""
+    return escape(text).replace(" %", "\u00a0%")
 
 
 def _data(cell: Mapping[str, str]) -> str:

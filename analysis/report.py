@@ -55,26 +55,24 @@ def _save(folder: Path, figures: Sequence[Figure], *, pdf: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write reports; 0 done, 1 a stored file is damaged, 2 an argument is at fault."""
-    from analysis.report_sweep import write_runs
-
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
-    parser.add_argument("run", nargs="+", metavar="RUN", help="folder, run_id prefix, or store")
+    parser.add_argument(
+        "run", nargs="+", metavar="RUN", help="a run's or sweep's folder, run_id prefix, or store"
+    )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument("--pdf", action="store_true", help="figures as PDF too")
     parser.add_argument("--store", default="results", help="where run_id prefixes are looked up")
     options = parser.parse_args(arguments)
     try:
-        folders = locate(options.run, options.store)
-        pages = [write(folder, pdf=options.pdf) for folder in folders if any(folder.references())]
-        if not pages:
-            raise LocateError("RUN: no stored trainings yet, allowed: runs with finished trainings")
-        if len(pages) > 1:
-            pages.append(write_runs(folders))
+        pages = _write_all(options.run, options.store, pdf=options.pdf)
     except LocateError as error:
         print(error, file=sys.stderr)
         return 2
     except DamagedError as damage:
         print(f"damaged: {damage}; run the same lth.run command to recompute", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"report: cannot be written: {error}", file=sys.stderr)
         return 1
     for page in pages:
         print(page)
@@ -83,6 +81,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         webbrowser.open(pages[-1].resolve().as_uri())
     return 0
+
+
+def _write_all(names: Sequence[str], store: str, *, pdf: bool) -> list[Path]:
+    """Sweeps and runs each get their page; several runs one more that compares them."""
+    from analysis.report_sweep import is_sweep, write_runs, write_sweep
+
+    pages = [write_sweep(Path(n), pdf=pdf) for n in names if is_sweep(Path(n))]
+    folders = locate([n for n in names if not is_sweep(Path(n))], store)
+    # A run that two arguments mean is one run.
+    found = {(f.store_root, f.run_id): f for f in folders if any(f.references())}
+    pages += [write(folder, pdf=pdf) for folder in found.values()]
+    if not pages:
+        raise LocateError("RUN: no stored trainings yet, allowed: runs with finished trainings")
+    if len(found) > 1:
+        pages.append(write_runs(list(found.values()), pdf=pdf))
+    return pages
 
 
 if __name__ == "__main__":

@@ -11,11 +11,14 @@ import yaml
 
 from analysis import compare, words
 from analysis.evidence import Evidence
-from analysis.figure import Figure, colour, percent
+from analysis.figure import NEUTRAL, Figure, colour, percent
 from analysis.page import Page
 from analysis.plot import instability
 from analysis.verdict import gap
 from lth.store.run_folder import RunFolder
+
+MANY = 3
+"""Controls whose differences all fit into the table of results."""
 
 
 def page_of(folder: RunFolder, proof: Evidence, figures: Sequence[Figure]) -> Page:
@@ -46,18 +49,23 @@ def page_of(folder: RunFolder, proof: Evidence, figures: Sequence[Figure]) -> Pa
         page.add_figure(figure)
     page.add_heading("provenance", "Provenance")
     page.add_facts(provenance(folder, proof, info))
-    page.add("p", "What makes it again:")
-    page.add("pre", "\n".join(commands(info)))
+    made = commands([info])
+    page.add("p", f"The command{'s' * (len(made) > 1)} that reproduce{'s' * (len(made) == 1)} it:")
+    page.add("pre", "\n".join(made))
     return page
 
 
 def _add_verdict(page: Page, proof: Evidence) -> None:
     found = gap(proof.trainings, proof.settings)
-    number = unit = ""
+    number, unit, tone = "", "", NEUTRAL
     if found is not None and found.result.n:
+        against = str(proof.settings["verdict_against"])
         number = f"{100 * found.result.mean:+.2f}".replace("-", "−")
-        unit = f"points, ticket − {proof.settings['verdict_against']}"
-    page.add_verdict(proof.verdict, number=number, unit=unit)
+        unit = f"points, ticket − {against}"
+        winners = {"the ticket wins": "ticket", f"{against} wins": against}
+        winner = winners.get(found.winner(against))
+        tone = colour(winner, proof.variants) if winner else NEUTRAL
+    page.add_verdict(proof.verdict, number=number, unit=unit, colour=tone)
     page.add_list([line.replace("+-", "±") for line in compare.other_lines(proof)])
 
 
@@ -66,15 +74,18 @@ def _add_results(page: Page, proof: Evidence, config: Mapping[str, Any]) -> None
     facts = [(v, words.variant(v, config)) for v in [*proof.variants, "dense"]]
     page.add_facts(facts, colours={v: colour(v, proof.variants) for v, _ in facts})
     page.add_table(results(proof))
-    page.add(
-        "p",
+    note = (
         "Test accuracy in %, mean ± half of the 95 % interval over seeds; differences in points, "
-        "paired by seed. Early stop: median step, and how many are censored.",
-        kind="soft",
+        "paired by seed. Early stop: median step, and how many are censored."
     )
+    if proof.diverged:
+        note += (
+            " Diverged trainings enter at chance; difference.csv has the differences without them."
+        )
+    page.add("p", note, kind="soft")
     if not proof.matching_range.empty:
         page.add_heading("matching", "How sparse it still matches dense")
-        page.add_table(matching(proof), text=["within"])
+        page.add_table(matching(proof), text=["within"], long=["within"])
         page.add(
             "p",
             "Certainly: the sparsest level that matches with none undecided before it. Possibly: "
@@ -104,16 +115,22 @@ def results(proof: Evidence) -> pd.DataFrame:
     accuracy = proof.accuracy.set_index(["level", "variant"])
     difference = proof.difference.set_index(["level", "against"])
     early = proof.early_stop.set_index(["level", "variant"])
+    # With many controls a page has room for the verdict's difference alone; a figure has all.
+    against = proof.variants[1:]
+    if len(against) > MANY:
+        against = [v for v in against if v == proof.settings["verdict_against"]]
     rows = []
-    for level, tickets in proof.trainings[proof.trainings["variant"] == "ticket"].groupby("level"):
+    for level, part in proof.trainings.groupby("level"):
+        tickets = part[part["variant"] == "ticket"]
         row = {"level": level, "density": percent(tickets["density"].mean()), "n": len(tickets)}
         row |= {v: _cell(accuracy, (level, v), signed=False) for v in proof.variants}
-        row |= {
-            f"ticket − {v}": _cell(difference, (level, v), signed=True) for v in proof.variants[1:]
-        }
-        stop = early.loc[(level, "ticket")]
-        late = f" ({stop['censored']} of {stop['trainings']})"
-        row["early stop"] = "–" if pd.isna(stop["median"]) else f"{stop['median']:.0f}{late}"
+        row |= {f"ticket − {v}": _cell(difference, (level, v), signed=True) for v in against}
+        row["early stop"] = "–"
+        if (level, "ticket") in early.index and pd.notna(early.loc[(level, "ticket"), "median"]):
+            stop = early.loc[(level, "ticket")]
+            row["early stop"] = f"{stop['median']:.0f} ({stop['censored']} of {stop['trainings']})"
+        if proof.diverged:
+            row["diverged"] = f"{int((part['status'] == 'diverged').sum())} of {len(part)}"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -161,10 +178,11 @@ def provenance(folder: RunFolder, proof: Evidence, info: dict[str, Any]) -> list
     ]
 
 
-def commands(info: Mapping[str, Any]) -> list[str]:
-    """The commands that made a run, each once and in their order, ready for a shell."""
+def commands(infos: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The commands that made some runs, each once and in their order, ready for a shell."""
     found = [
         shlex.join(["python", "-m", "lth.run", *given[1:]])
+        for info in infos
         for invocation in info["invocations"]
         if (given := invocation.get("command"))
     ]

@@ -17,6 +17,7 @@ from analysis.figure import Figure, Subject, percent
 from analysis.page import Page
 from analysis.plot import accuracy
 from analysis.render_png import save
+from analysis.report_run import commands
 from analysis.verdict import gap
 from lth.store.run_folder import RunFolder
 from lth.store.stored import DamagedError
@@ -36,8 +37,14 @@ class Cell:
     subject: Subject | None
 
 
-def write_sweep(folder: Path) -> Path:
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is ``<store>/sweep/<name>`` with cells in it."""
+    return folder.resolve().parent.name == "sweep" and any(folder.glob("*.json"))
+
+
+def write_sweep(folder: Path, *, pdf: bool = False) -> Path:
     """The page of a sweep's folder (``<store>/sweep/<name>``), failed cells included."""
+    folder = folder.resolve()
     store = folder.parent.parent
     cells = []
     for path in sorted(folder.glob("*.json")):
@@ -46,14 +53,14 @@ def write_sweep(folder: Path) -> Path:
         cells.append(
             _cell(_overrides(record["overrides"]), record["status"], record["reason"] or "", run)
         )
-    return _write(f"sweep {folder.name}", cells, folder / "report")
+    return _write(f"sweep {folder.name}", cells, folder / "report", pdf=pdf)
 
 
-def write_runs(folders: Sequence[RunFolder]) -> Path:
+def write_runs(folders: Sequence[RunFolder], *, pdf: bool = False) -> Path:
     """The page of several runs, in the ``report/`` of the first one's store."""
     cells = [_cell(_flat(f.config()), "done", "", f) for f in folders]
     root = folders[0].store_root
-    return _write(f"{len(cells)} runs of {root.name}", cells, root / "report")
+    return _write(f"{len(cells)} runs of {root.name}", cells, root / "report", pdf=pdf)
 
 
 def _cell(values: Mapping[str, str], status: str, reason: str, run: RunFolder | None) -> Cell:
@@ -99,7 +106,7 @@ def _order(value: str) -> tuple[float, str]:
         return math.inf, value
 
 
-def _write(name: str, cells: Sequence[Cell], target: Path) -> Path:
+def _write(name: str, cells: Sequence[Cell], target: Path, *, pdf: bool) -> Path:
     differ = varied(cells)
     cells = sorted(cells, key=lambda c: [_order(c.values.get(k, "-")) for k in differ])
     own = [{k: c.values.get(k, "-") for k in differ} for c in cells]
@@ -109,7 +116,7 @@ def _write(name: str, cells: Sequence[Cell], target: Path) -> Path:
     if (table["matches dense to"] == "–").all():
         table = table.drop(columns="matches dense to")
     failed = [c.status != "done" for c in cells]
-    texts = [*differ, "status", "outcome", "run"]
+    texts = [*differ, "status", "run", "outcome"]
     page.add_table(
         table, text=texts, long=["outcome"], wide=["gap", "run"], cells=own, failed=failed
     )
@@ -125,9 +132,15 @@ def _write(name: str, cells: Sequence[Cell], target: Path) -> Path:
     if drawn:
         figure = _multiples([(_label(v, c), c) for v, c in drawn])
         page.add_figure(figure, cells=[v for v, _ in drawn])
-        save(figure, target / f"{figure.name}.png")
+        save(figure, target / f"{figure.name}.png", pdf=pdf)
         figure.data.to_csv(target / f"{figure.name}.csv", index=False)
     table.to_csv(target / "cells.csv", index=False)
+    infos = [c.subject.folder.info() for c in cells if c.subject is not None]
+    made = commands([i for i in infos if i is not None])
+    if made:
+        page.add_heading("provenance", "Provenance")
+        page.add("p", f"The command{'s' * (len(made) > 1)} that trained these cells:")
+        page.add("pre", "\n".join(made))
     path = target / "report.html"
     path.write_text(page.html())
     return path
@@ -156,8 +169,9 @@ def _label(values: Mapping[str, str], cell: Cell) -> str:
 
 def _row(cell: Cell) -> dict[str, Any]:
     row = {"status": cell.status, "gap": "–", "n": "–", "dense": "–", "matches dense to": "–"}
+    row |= {"run": cell.run_id or "–"}
     if cell.subject is None:
-        return {**row, "outcome": cell.reason or "nothing is stored", "run": cell.run_id or "–"}
+        return {**row, "outcome": cell.reason or "nothing is stored"}
     proof = cell.subject.proof
     found = gap(proof.trainings, proof.settings)
     outcome = "no level in the verdict's densities"
@@ -176,7 +190,7 @@ def _row(cell: Cell) -> dict[str, Any]:
     row = {k: v.replace("-", "−") if k == "gap" else v for k, v in row.items()}
     if cell.status != "done":
         outcome = f"{cell.reason} (stored so far: {outcome})"
-    return {**row, "outcome": outcome, "run": cell.run_id}
+    return {**row, "outcome": outcome}
 
 
 def _accuracy(cell: Cell) -> Figure | None:
@@ -191,16 +205,13 @@ def _multiples(cells: Sequence[tuple[str, Cell]]) -> Figure:
         assert figure is not None
         panels.append(replace(figure.panels[0], title=label, x="density"))
         tables.append(figure.data.assign(cell=label, run_id=cell.run_id))
-    values = [v for p in panels for s in p.series for v in [*s.y, *(s.low or []), *(s.high or [])]]
-    known = [float(v) for v in values if math.isfinite(float(v))]
-    low, high = min(known), max(known)
-    pad = 0.04 * (high - low) or 1.0
+    data = pd.concat(tables, ignore_index=True)
     return Figure(
         name="accuracy",
         title=accuracy.TITLE,
         caption="One panel per cell, all on one scale. Lines are means over seeds, bands their "
         "95 % t intervals; the dashed line is the dense network.",
-        panels=[replace(p, range_y=(low - pad, high + pad)) for p in panels],
-        data=pd.concat(tables, ignore_index=True),
+        panels=[replace(p, range_y=accuracy.scale(data)) for p in panels],
+        data=data,
         columns=3,
     )

@@ -134,8 +134,8 @@ def _training(config: Config) -> str:
 def _optimizer(config: Config) -> str:
     own = config["optimizer"]
     # What torch takes when nothing is said is not worth a reader's time.
-    usual = {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0, "momentum": 0}
-    given = {k: v for k, v in own.items() if k not in ("name", "lr") and usual.get(k) != v}
+    usual = {"betas": [0.9, 0.999], "eps": 1e-8}
+    given = {k: v for k, v in own.items() if k not in ("name", "lr") and v and usual.get(k) != v}
     text = f"{spoken(own)} at learning rate {_value(own.get('lr', 'of its default'))}"
     if given:
         text += (

@@ -27,6 +27,7 @@ def draw(subject: Subject) -> Figure | None:
         "y": f"test accuracy at {where}, %",
         "series": [*_dense(subject), *_variants(subject)],
         "x_axis": "density",
+        "range_y": scale(table),
     }
     panels = [Panel(**whole)]
     near = _near(table)
@@ -100,14 +101,21 @@ def _dense(subject: Subject) -> list[Series]:
     ]
 
 
+def scale(table: pd.DataFrame) -> tuple[float, float]:
+    """What means and intervals span, in percent; an interval may leave 0 to 100, the axis not."""
+    values = (100 * table[["mean", "low", "high"]]).clip(0, 100)
+    low, high = float(values.min().min()), float(values.max().max())
+    pad = 0.05 * (high - low) or 1.0
+    return low - pad, high + pad
+
+
 def _near(table: pd.DataFrame) -> tuple[float, float] | None:
     """The range of tickets and dense in percent, or None where all there is spans little more."""
     bounds = ["mean", "low", "high"]
     own = 100 * table[table["variant"] == "ticket"][bounds]
-    everything = 100 * table[bounds]
     low, high = float(own.min().min()), float(own.max().max())
-    span = float(everything.max().max() - everything.min().min())
-    if high <= low or span < CLOSE * (high - low):
+    ends = scale(table)
+    if high <= low or ends[1] - ends[0] < CLOSE * (high - low):
         return None
     pad = 0.15 * (high - low)
     return low - pad, high + pad

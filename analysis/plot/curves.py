@@ -34,7 +34,7 @@ def draw(subject: Subject) -> Figure | None:
     drawn = {level: _level(subject, part) for level, part in data.groupby("level")}
     means = [v for series in drawn.values() for s in series for v in s.y if v > 0]
     # One scale for all panels, so that they can be compared.
-    ends = (0.75 * min(means), 1.1 * max(means)) if means else (0.1, 100.0)
+    ends = (0.75 * min(means), min(100.0, 1.1 * max(means))) if means else (0.1, 100.0)
     return Figure(
         name="curves",
         title=TITLE,

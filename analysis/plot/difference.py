@@ -20,7 +20,8 @@ def draw(subject: Subject) -> Figure | None:
         title=TITLE,
         caption="Above 0 the ticket is more accurate. Paired by seed; the band is the 95 % t "
         "interval at each level. The faint lines bound all levels together (Bonferroni): a claim "
-        "about some level that is picked afterwards needs those.",
+        "about some level that is picked afterwards needs those; where they leave the "
+        "panel, difference.csv has them.",
         panels=[
             Panel(
                 title=f"against {against}",
@@ -28,11 +29,20 @@ def draw(subject: Subject) -> Figure | None:
                 y="difference in test accuracy, points",
                 series=_series(subject, str(against), part.sort_values("level")),
                 x_axis="density",
+                range_y=_scale(part),
             )
             for against, part in table.groupby("against")
         ],
         data=table,
     )
+
+
+def _scale(part: pd.DataFrame) -> tuple[float, float]:
+    """What means, intervals and 0 span, in points: few seeds make bounds that dwarf them."""
+    values = (100 * part[["mean", "low", "high"]]).clip(-100, 100)
+    low, high = min(0.0, float(values.min().min())), max(0.0, float(values.max().max()))
+    pad = 0.25 * (high - low) or 1.0
+    return low - pad, high + pad
 
 
 def _series(subject: Subject, against: str, part: pd.DataFrame) -> list[Series]:

@@ -141,7 +141,7 @@ def _panel(title: str, lines: list[Series], data: pd.DataFrame) -> Panel:
         label="chance",
         x=x,
         y=[1.0] * len(x),
-        low=list(1 - spread),
+        low=list((1 - spread).clip(lower=0)),
         high=list(1 + spread),
         colour=NEUTRAL,
         kind="rule",

@@ -116,12 +116,12 @@ def test_censored_early_stops_are_open(subject: Subject, figures: dict[str, Figu
 
 
 def test_chance_is_hypergeometric() -> None:
-    for a, b, size in [(3, 4, 10), (6, 1, 8), (7, 7, 7), (20, 5, 64), (0, 5, 9)]:
+    for a, b, size in [(3, 4, 10), (6, 1, 8), (20, 5, 64), (0, 5, 9)]:
         law = hypergeom(size, a, b)
         assert overlap.chance(a, b, size) == pytest.approx((law.mean(), law.var()))
     # By hand: one of two each, shared half of the time.
     assert overlap.chance(1, 1, 2) == (0.5, 0.25)
-    assert overlap.chance(1, 1, 1) == (1.0, 0.0)
+    assert overlap.chance(7, 7, 7) == (7.0, 0.0) and overlap.chance(1, 1, 1) == (1.0, 0.0)
 
 
 def test_where_input_weights_are() -> None:
@@ -195,7 +195,7 @@ def test_the_run_wrote_its_page_and_files(small_run: RunFolder, figures: dict[st
         assert {f"{name}.png", f"{name}.csv"} <= names
     text = (small_run.report / "report.html").read_text()
     proof = evidence(small_run)
-    assert proof.verdict.split(".")[0] in text
+    assert proof.verdict.split(".")[0].replace(" %", "\u00a0%") in text
     assert "python -m lth.run levels=2 train_steps=60it" in text
     assert f"python -m analysis.connect {small_run.run_id}" in text
     order = [text.index(f'<h2 id="{module.__name__.rpartition(".")[2]}"') for module in shown()]
@@ -219,7 +219,7 @@ def shown() -> list[Any]:
 def test_every_command_that_made_a_run_is_told_once() -> None:
     calls = [["run.py", "levels=2"], ["run.py", "levels=3", "seeds=[0, 1]"], ["run.py", "levels=2"]]
     info = {"invocations": [{"command": c} for c in calls]}
-    assert commands(info) == [
+    assert commands([info, info]) == [
         "python -m lth.run levels=2",
         "python -m lth.run levels=3 'seeds=[0, 1]'",
     ]
@@ -308,8 +308,41 @@ def test_several_runs_are_told_apart_by_what_they_set(small_run: RunFolder) -> N
 def test_the_command_and_its_faults(
     small_run: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert report.main([str(small_run.path), "--pdf"]) == 0
-    assert capsys.readouterr().out.strip() == str(small_run.report / "report.html")
-    assert (small_run.report / "accuracy.pdf").exists()
+    root = tmp_path / "results"
+    shutil.copytree(small_run.store_root, root, symlinks=True)
+    copy = RunFolder(root, small_run.run_id)
+    assert report.main([str(copy.path), "--pdf"]) == 0
+    assert capsys.readouterr().out.strip() == str(copy.report / "report.html")
+    assert (copy.report / "accuracy.pdf").exists()
     assert report.main(["nothing", "--store", str(tmp_path)]) == 2
     assert "RUN: got 'nothing'" in capsys.readouterr().err
+    (root / "blank" / "run").mkdir(parents=True)
+    assert report.main([str(root / "blank")]) == 2
+    assert "RUN: no stored trainings yet" in capsys.readouterr().err
+    next(root.rglob("training/*/*/mask.safetensors")).write_bytes(b"")
+    assert report.main([str(copy.path)]) == 1
+    assert "damaged: " in capsys.readouterr().err
+
+
+def test_several_runs_and_sweeps_get_a_page_of_their_own(
+    small_run: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    stores = [tmp_path / "one", tmp_path / "two"]
+    for root in stores:
+        shutil.copytree(small_run.store_root, root, symlinks=True)
+    sweep = stores[0] / "sweep" / "mine"
+    shutil.rmtree(sweep, ignore_errors=True)
+    sweep.mkdir(parents=True)
+    record = {"overrides": ["levels=2"], "run_id": small_run.run_id, "status": "done"}
+    (sweep / "0.json").write_text(json.dumps({**record, "reason": None}))
+    names = [
+        str(sweep),
+        *(str(RunFolder(r, small_run.run_id).path) for r in stores),
+        *map(str, stores),
+    ]
+    assert report.main([*names, "--pdf"]) == 0
+    pages = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    runs = [RunFolder(r, small_run.run_id).report / "report.html" for r in stores]
+    assert pages == [sweep / "report" / "report.html", *runs, stores[0] / "report" / "report.html"]
+    assert all((p.parent / "accuracy.pdf").exists() for p in pages)
+    assert "2 runs of one" in pages[-1].read_text()
