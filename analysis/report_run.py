@@ -13,7 +13,6 @@ from analysis import compare, words
 from analysis.evidence import Evidence
 from analysis.figure import NEUTRAL, Figure, colour, percent
 from analysis.page import Page
-from analysis.plot import instability
 from analysis.verdict import gap
 from lth.store.run_folder import RunFolder
 
@@ -96,12 +95,8 @@ def _add_results(page: Page, proof: Evidence, config: Mapping[str, Any]) -> None
 
 
 def _add_instability(page: Page, folder: RunFolder) -> None:
-    """Where there is no figure of it: the table that was measured, or how to measure it."""
+    """How to measure it."""
     page.add_heading("instability", "Instability")
-    table = instability.read(folder)
-    if not table.empty:
-        page.add_table(table.head(60).round(4))
-        return
     page.add("p", "Not measured for this run. This measures it:")
     page.add("pre", f"python -m analysis.connect {folder.run_id}")
 

@@ -15,6 +15,9 @@ DENSITY = "density (weights kept)"
 CLOSE = 2.5
 """A close-up is drawn where all that is shown spans this many times what tickets and dense do."""
 
+MANY = 4
+"""Of more variants than this only the ticket and the verdict's control have bands and seeds."""
+
 
 def draw(subject: Subject) -> Figure | None:
     """Means with 95 % bands, single seeds as faint lines; density on a log axis, falling."""
@@ -40,8 +43,9 @@ def draw(subject: Subject) -> Figure | None:
         name="accuracy",
         title=TITLE,
         caption="Lines are means over seeds (draws averaged within their seed), bands their 95 % "
-        "t intervals, faint lines single seeds. The dashed line and its band are the dense "
-        "network.",
+        "t intervals, faint lines single seeds"
+        + (" (of the ticket and the verdict's control)" if len(subject.variants) > MANY else "")
+        + ". The dashed line and its band are the dense network.",
         panels=panels,
         data=table,
     )
@@ -51,6 +55,7 @@ def _variants(subject: Subject) -> list[Series]:
     table = subject.proof.accuracy
     seeds = 100 * by_seed(subject.proof.trainings, subject.endpoint)
     density = table[table["variant"] == "ticket"].set_index("level")["density"]
+    chief = ("ticket", subject.proof.settings["verdict_against"])
     found: list[Series] = []
     # The ticket comes last, so that it lies above its controls.
     for variant in [*subject.variants[1:], "ticket"]:
@@ -58,12 +63,14 @@ def _variants(subject: Subject) -> list[Series]:
         if variant not in seeds or part.empty:
             continue
         colour = subject.colour(variant)
-        if subject.proof.trainings["seed"].nunique() > 1:
+        # Of many bands none can be seen; the hover and the table have every interval.
+        clear = len(subject.variants) <= MANY or variant in chief
+        if clear and subject.proof.trainings["seed"].nunique() > 1:
             for _, own in seeds[variant].dropna().groupby("seed"):
                 x = [density[i] for i in own.index.get_level_values("level")]
                 faint: dict[str, Any] = {"kind": "faint", "key": False}
                 found.append(Series(label=variant, x=x, y=list(own), colour=colour, **faint))
-        banded = part["low"].notna().all()
+        banded = clear and part["low"].notna().all()
         found.append(
             Series(
                 label=variant,

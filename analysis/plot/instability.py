@@ -1,78 +1,88 @@
-"""Instability: the error barrier between copies of a ticket, where it was measured."""
+"""Instability: error barriers by density, and error along the lines. Made by analysis.connect."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
-from analysis.figure import SPARE, Figure, Panel, Series, Subject, percent
-from analysis.stats import estimate
-from lth.store.run_folder import RunFolder
+from analysis.connect import STABLE, summarise
+from analysis.figure import COLOURS as VARIANT_COLOURS
+from analysis.figure import NEUTRAL, Figure, Panel, Series, Subject, percent
 
 ORDER = 9
 TITLE = "Instability"
-COLUMNS = ("pair", "variant", "level", "density", "seed", "split", "barrier")
-"""What is read of ``connect*.csv``; ``barrier`` is a fraction of error, one row per line walked."""
-
-
-def read(folder: RunFolder) -> pd.DataFrame:
-    """The tables that ``analysis.connect`` left in the run's report folder, one below the other."""
-    tables = [pd.read_csv(p) for p in sorted(folder.report.glob("connect*.csv"))]
-    tables += [pd.read_parquet(p) for p in sorted(folder.report.glob("connect*.parquet"))]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+COLOURS = {"order": VARIANT_COLOURS["other_order"], "levels": "#A63D57", "inits": "#8A5A44"}
+"""Copies are what the control ``other_order`` is; the others are no variant's."""
+LABELS = {
+    "order": "copies (other data order)",
+    "levels": "consecutive levels",
+    "inits": "other initialisations",
+}
 
 
 def draw(subject: Subject) -> Figure | None:
-    """The barrier against density, one panel per split, one line per kind of pair."""
-    data = read(subject.folder)
-    if data.empty or not set(COLUMNS) <= set(data.columns):
+    """Barriers with intervals; the mean test error along the lines of each level measured."""
+    path = subject.folder.report / "connect.csv"
+    if not path.exists():
         return None
+    pairs = pd.read_csv(path)
+    lines = pd.read_csv(subject.folder.report / "connect_lines.csv")
+    k = int(pairs[pairs["kind"] == "inits"]["rewind_step"].min()) if len(pairs) else 0
+    table = summarise(pairs)
+    own = table[(table["kind"] != "order") | (table["k"] == k) | (table["level"] > 0)]
+    ends = [float(own["density"].max()), float(own["density"].min())]
+    bound = [100 * STABLE] * 2
+    series = [
+        Series(label="2 points", x=ends, y=bound, colour=NEUTRAL, kind="rule", dash=True),
+        *(_series(str(kind), part) for kind, part in own.groupby("kind", sort=False)),
+    ]
     panels = [
         Panel(
-            title=f"{split} error",
+            title="Error barrier",
             x="density (weights kept)",
-            y="error barrier, points",
-            series=_lines(subject, part),
+            y="test error barrier, points",
+            series=series,
             x_axis="density",
-            from_zero=True,
         )
-        for split, part in data.groupby("split", sort=False)
     ]
+    lines = lines[(lines["rewind_step"] == k) | (lines["level"] > 0)]
+    for level, part in lines.groupby("level"):
+        density = percent(float(part["density"].mean()))
+        panels.append(
+            Panel(
+                title=f"Along the line: {f'level {level}, {density}' if level else 'dense'}",
+                x="from one network (0) to the other (1)",
+                y="test error, %",
+                series=[_line(str(kind), own) for kind, own in part.groupby("kind", sort=False)],
+            )
+        )
     return Figure(
         name="instability",
         title=TITLE,
-        caption="The highest error on the straight line between two networks, above the mean of "
-        "its ends: near 0 they lie in one basin, and the training is stable to its noise. Means "
-        "over seeds, bands their 95 % t intervals.",
+        caption="Test error on the straight line between two trained networks. The barrier is its "
+        "maximum above the mean of the ends; below 2 points copies count as stable (Frankle et "
+        "al. 2020). Other initialisations are the positive control. Bands: 95 % t intervals.",
         panels=panels,
-        data=data,
+        data=table,
     )
 
 
-def _lines(subject: Subject, data: pd.DataFrame) -> list[Series]:
-    kinds = list(data.groupby(["pair", "variant"], sort=False))
-    first = data["pair"].iloc[0]
-    found = []
-    for index, ((pair, variant), part) in enumerate(kinds):
-        own = subject.colour(str(variant)) if pair == first else SPARE[index % len(SPARE)]
-        by_seed: Any = part.groupby(["level", "seed"])["barrier"].mean()
-        means = {i: estimate(list(100 * v)) for i, v in by_seed.groupby("level")}
-        density = part.groupby("level")["density"].mean()
-        banded = all(e.n > 1 for e in means.values())
-        found.append(
-            Series(
-                label=f"{pair}: {variant}",
-                x=[float(density[i]) for i in means],
-                y=[e.mean for e in means.values()],
-                low=[e.low for e in means.values()] if banded else None,
-                high=[e.high for e in means.values()] if banded else None,
-                colour=own,
-                hover=[
-                    f"<b>{pair}: {variant}</b>, level {i}, density {percent(density[i])}<br>"
-                    f"{e.mean:.2f} points, n = {e.n}"
-                    for i, e in means.items()
-                ],
-            )
-        )
-    return found
+def _series(kind: str, part: pd.DataFrame) -> Series:
+    part = part.sort_values("level")
+    several = part["low"].notna().all()
+    return Series(
+        label=LABELS[kind],
+        x=list(part["density"]),
+        y=list(100 * part["barrier"]),
+        low=list(100 * part["low"]) if several else None,
+        high=list(100 * part["high"]) if several else None,
+        colour=COLOURS[kind],
+        hover=[
+            f"<b>{LABELS[kind]}</b>, level {r.level}<br>{100 * r.barrier:.2f} points, n = {r.n}"
+            for r in part.itertuples()
+        ],
+    )
+
+
+def _line(kind: str, part: pd.DataFrame) -> Series:
+    error = 100 * part.groupby("alpha")["test_error"].mean()
+    return Series(label=LABELS[kind], x=list(error.index), y=list(error), colour=COLOURS[kind])

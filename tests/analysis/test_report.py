@@ -161,31 +161,35 @@ def test_html_and_png_have_the_same_axes(figures: dict[str, Figure]) -> None:
     )
 
 
-def test_instability_is_shown_where_it_was_measured(small_run: RunFolder, subject: Subject) -> None:
+def test_instability_is_shown_where_it_was_measured(
+    small_run: RunFolder, subject: Subject, tmp_path: Path
+) -> None:
     assert instability.draw(subject) is None
-    path = small_run.report / "connect.csv"
-    rows = [
-        {
-            "pair": pair, "variant": "ticket", "level": level, "density": 0.5**level,
-            "seed": seed, "split": split, "barrier": 0.1 * level + 0.01 * seed,
-        }
-        for pair in ("copies", "independent inits")
-        for level in (0, 1) for seed in (0, 1) for split in ("test", "train")
-    ]  # fmt: skip
-    try:
-        pd.DataFrame(rows).to_csv(path, index=False)
-        figure = instability.draw(subject)
-        assert figure is not None
-        assert [p.title for p in figure.panels] == ["test error", "train error"]
-        first = figure.panels[0].series[0]
-        assert first.label == "copies: ticket" and list(first.y) == pytest.approx([0.5, 10.5])
-        # Another table is shown as one.
-        pd.DataFrame([{"level": 1, "odd": 0.25}]).to_csv(path, index=False)
-        assert instability.draw(subject) is None
-        page = page_of(small_run, subject.proof, []).html()
-        assert 'data-label="odd">0.25<' in page and "analysis.connect" not in page
-    finally:
-        path.unlink()
+    assert f"analysis.connect {small_run.run_id}" in page_of(small_run, subject.proof, []).html()
+    place = {"rewind_step": 0, "density": 1.0, "level": 0}
+    more = {"train_barrier": 0.0, "l2": 1.0, "cosine": 0.1, "disagreement": 0.0}
+    pairs = [
+        {**place, **more, "kind": kind, "seed": seed, "test_barrier": barrier + 0.02 * seed}
+        for kind, barrier in (("order", 0.01), ("inits", 0.5))
+        for seed in (0, 1)
+    ]
+    lines = [
+        {**place, "kind": "order", "seed": 0, "alpha": a, "test_error": 0.1 + 0.1 * a}
+        for a in (0.0, 0.5, 1.0)
+    ]
+    root = tmp_path / "results"
+    shutil.copytree(small_run.store_root, root, symlinks=True)
+    copy = RunFolder(root, small_run.run_id)
+    pd.DataFrame(pairs).to_csv(copy.report / "connect.csv", index=False)
+    pd.DataFrame(lines).to_csv(copy.report / "connect_lines.csv", index=False)
+    figure = instability.draw(Subject(copy, subject.proof))
+    assert figure is not None
+    found = {s.label: s for s in figure.panels[0].series}
+    assert list(found["copies (other data order)"].y) == pytest.approx([2.0])
+    assert list(found["other initialisations"].y) == pytest.approx([51.0])
+    assert list(figure.panels[1].series[0].y) == pytest.approx([10.0, 15.0, 20.0])
+    page = page_of(copy, subject.proof, [figure]).html()
+    assert 'id="instability"' in page and "analysis.connect" not in page
 
 
 def test_the_run_wrote_its_page_and_files(small_run: RunFolder, figures: dict[str, Figure]) -> None:
