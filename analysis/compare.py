@@ -53,11 +53,16 @@ def summary(proof: Evidence) -> str:
 
 def finding_lines(proof: Evidence) -> list[str]:
     """Matching, the best level, winning and cost, a sentence each."""
-    return [*matching_lines(proof), *winning_lines(proof), *cost_lines(proof)]
+    return [*matching_lines(proof), *other_lines(proof)]
+
+
+def other_lines(proof: Evidence) -> list[str]:
+    """The best level, winning and cost."""
+    return [*best_lines(proof), *winning_lines(proof), *cost_lines(proof)]
 
 
 def matching_lines(proof: Evidence) -> list[str]:
-    """How sparse a ticket still matches dense, for each tolerance, and the best level."""
+    """How sparse a ticket still matches dense, for each tolerance."""
     lines = []
     for row in proof.matching_range.itertuples():
         margin = f" ({100 * row.epsilon:.2f} points)"
@@ -68,14 +73,19 @@ def matching_lines(proof: Evidence) -> list[str]:
             f"{_density(row.sparsest_before_failure)}; by the papers' point rule to "
             f"{_density(row.point_rule)}"
         )
-    if proof.best is not None:
-        best = proof.best
-        half = "" if best["n"] < 2 else f" +- {50 * (best['high'] - best['low']):.2f}"
-        lines.append(
-            f"Best ticket by validation: level {best['level']} ({_density(best['density'])}), test "
-            f"{100 * best['mean']:.2f}{half} %"
-        )
     return lines
+
+
+def best_lines(proof: Evidence) -> list[str]:
+    """The level that validation chooses."""
+    if proof.best is None:
+        return []
+    best = proof.best
+    half = "" if best["n"] < 2 else f" +- {50 * (best['high'] - best['low']):.2f}"
+    return [
+        f"Best ticket by validation: level {best['level']} ({_density(best['density'])}), test "
+        f"{100 * best['mean']:.2f}{half} %"
+    ]
 
 
 def winning_lines(proof: Evidence) -> list[str]:

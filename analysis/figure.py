@@ -24,11 +24,21 @@ COLOURS = {
     "sign_reinit": "#E69F00",
     "other_order": "#56B4E9",
     "same_mask": "#8C6D00",
-    "sham": "#999999",
+    "sham": "#A0A4A8",
     "static": "#7A4FA3",
 }
 SPARE = ("#7A4FA3", "#B8860B", "#A63D57", "#3B7A57", "#4B5FA6", "#8A5A44")
 """For variants of a user's own, in the order of their names."""
+
+
+NEUTRAL = "#6B7280"
+"""For what is no variant: chance, no difference."""
+
+START = "#8FBDDC"
+"""The ticket's weights before their training, beside its own colour for those after it."""
+
+RAMP = ("#3B1F66", "#5E3C99", "#8263B4", "#A68BCB", "#C3B1DF", "#D9CDEB")
+"""Layers from the input to the output: one hue, so that no layer looks like a variant."""
 
 
 def colour(variant: str, variants: Sequence[str]) -> str:
@@ -44,7 +54,7 @@ def colour(variant: str, variants: Sequence[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One thing drawn: a line (with its band), faint lines, bars, or a step-shaped histogram."""
+    """One thing drawn: a line (with its band), single points, a rule, or a histogram."""
 
     label: str
     x: Sequence[Any]
@@ -54,26 +64,31 @@ class Series:
     high: Sequence[float] | None = None
     hover: Sequence[str] | None = None
     kind: str = "line"
-    """``line``, ``faint`` (no legend, no hover), ``rule`` (horizontal), ``bar`` or ``stairs``."""
+    """``line``, ``faint`` (no key, no hover), ``points``, ``rule`` (horizontal) or ``stairs``."""
     dash: bool = False
+    hollow: Sequence[bool] | None = None
+    """Which ``points`` are drawn open."""
+    key: bool = True
+    """Whether it is named beside the figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One pair of axes: series, or an ``image`` of rows with a colour scale named ``scale``."""
+    """One pair of axes: series, or an ``image`` of rows in percent."""
 
     title: str = ""
     x: str = ""
     y: str = ""
     series: Sequence[Series] = ()
     image: Sequence[Sequence[float]] | None = None
-    scale: str = ""
-    log_x: bool = False
-    falling_x: bool = False
-    """Densities fall to the right, as pruning goes on."""
-    log_y: bool = False
+    x_axis: str = "linear"
+    """``linear``, or ``density``: logarithmic, in percent, falling as pruning goes on."""
+    y_axis: str = "linear"
+    """``linear``; ``log``; ``share``: logarithmic, fractions shown in percent."""
     range_y: tuple[float, float] | None = None
     """The part of the y axis that is of interest, where not all of it is."""
+    from_zero: bool = False
+    """Whether a linear y axis shows 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +100,16 @@ class Figure:
     caption: str
     panels: Sequence[Panel]
     data: pd.DataFrame
+    columns: int = 2
+    """Panels beside each other, where there is room."""
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """(label, colour) of what is named beside the figure, each once."""
+        named = {s.label: s.colour for p in self.panels for s in p.series if s.key}
+        # What is drawn last, above the rest, is named first; references come at the end.
+        references = ("dense", "chance")
+        return sorted(named.items(), key=lambda i: (i[0] != "ticket", i[0] in references))
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,3 +174,12 @@ Plot = Callable[[Subject], Figure | None]
 def percent(density: float) -> str:
     """A density as people write it."""
     return f"{100 * density:.3g} %"
+
+
+def interval(row: Any, *, unit: str = "%", signed: bool = False) -> str:
+    """A mean of fractions with its interval and n, as a hover shows it."""
+    sign = "+" if signed else ""
+    text = f"{100 * row.mean:{sign}.2f} {unit}"
+    if row.n > 1:
+        text += f", 95 % interval {100 * row.low:{sign}.2f} to {100 * row.high:{sign}.2f}"
+    return f"{text}, n = {row.n}"

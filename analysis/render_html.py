@@ -8,7 +8,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from analysis.axis import LogAxis, x_axis, y_axis
 from analysis.figure import Figure, Panel, Series
+
+MARKED = 30
+"""Lines of more points than this have no markers."""
 
 
 def plotly_source() -> str:
@@ -20,121 +24,101 @@ def plotly_source() -> str:
 
 def describe(figure: Figure) -> list[dict[str, Any]]:
     """One ``{data, layout}`` per panel, in plain JSON values."""
-    return [_panel(panel) for panel in figure.panels]
-
-
-def legend(figure: Figure) -> list[tuple[str, str]]:
-    """(label, colour) of what is drawn, each once."""
-    found = {
-        series.label: series.colour
-        for panel in figure.panels
-        for series in panel.series
-        if series.kind != "faint"
-    }
-    return list(found.items())
+    return [_image(p) if p.image is not None else _panel(p) for p in figure.panels]
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
+    x, y = x_axis(panel), y_axis(panel)
     layout: dict[str, Any] = {
-        "title": {"text": panel.title, "x": 0.01, "font": {"size": 14}},
-        "margin": {"l": 58, "r": 14, "t": 34 if panel.title else 12, "b": 46},
-        "height": 340,
+        "margin": {"l": 44, "r": 10, "t": 8, "b": 44},
         "showlegend": False,
         "hovermode": "closest",
-        "xaxis": {"title": {"text": panel.x}, "automargin": True},
-        "yaxis": {"title": {"text": panel.y}, "automargin": True},
+        "xaxis": {"title": _small(panel.x), "zeroline": False},
+        "yaxis": {"automargin": True, "zeroline": False},
     }
-    if panel.image is not None:
-        layout["xaxis"] = {"visible": False, "constrain": "domain"}
-        layout["yaxis"] = {"visible": False, "autorange": "reversed", "scaleanchor": "x"}
-        layout["height"] = 280
-        layout["margin"] = {"l": 8, "r": 8, "t": 34, "b": 8}
-        heat = {
-            "type": "heatmap",
-            "z": _plain(panel.image),
-            "colorscale": "Cividis",
-            "zmin": 0,
-            "colorbar": {"title": {"text": panel.scale, "side": "right"}, "thickness": 12},
-            "hovertemplate": "row %{y}, column %{x}: %{z:.3f}<extra></extra>",
-        }
-        return {"data": [heat], "layout": layout}
-    if panel.log_x:
-        layout["xaxis"] |= _density_axis(panel)
-    if panel.log_y:
-        layout["yaxis"] |= {"type": "log", "exponentformat": "power"}
-    if panel.range_y is not None:
+    if x is not None:
+        layout["xaxis"] |= _log(x, falling=True)
+    if y is not None:
+        layout["yaxis"] |= _log(y)
+    elif panel.range_y is not None:
         layout["yaxis"] |= {"range": list(panel.range_y)}
-    traces = [trace for series in panel.series for trace in _traces(series)]
-    return {"data": traces, "layout": layout}
+    elif panel.from_zero:
+        layout["yaxis"] |= {"rangemode": "tozero"}
+    return {"data": [t for s in panel.series for t in _traces(s, y)], "layout": layout}
 
 
-def _density_axis(panel: Panel) -> dict[str, Any]:
-    """A log axis with ticks in percent: 100, 50, 20, 10, 5, ..."""
-    values = [float(v) for s in panel.series for v in s.x]
-    low, high = math.log10(min(values)), math.log10(max(values))
-    pad = max(0.04 * (high - low), 0.02)
-    ends = [high + pad, low - pad] if panel.falling_x else [low - pad, high + pad]
-    places = range(math.floor(low) - 1, math.ceil(high) + 1)
-    ticks = [m * 10.0**e for e in places for m in (1, 2, 5)]
+def _small(text: str) -> dict[str, Any]:
+    return {"text": text, "standoff": 8, "font": {"size": 12.5}}
+
+
+def _log(axis: LogAxis, *, falling: bool = False) -> dict[str, Any]:
+    ends = [math.log10(axis.low), math.log10(axis.high)]
     return {
         "type": "log",
-        "range": ends,
-        "tickvals": ticks,
-        "ticktext": [f"{100 * t:g} %" for t in ticks],
+        "range": ends[::-1] if falling else ends,
+        "tickvals": list(axis.ticks),
+        "ticktext": list(axis.texts),
     }
 
 
-def _traces(series: Series) -> list[dict[str, Any]]:
-    x, y = _plain(series.x), _plain(series.y)
-    shared = {"type": "scatter", "legendgroup": series.label, "name": series.label}
-    line: dict[str, Any] = {"color": series.colour, "width": 2.2}
-    if series.dash:
-        line["dash"] = "dash"
-    if series.kind == "faint":
-        return [
-            {
-                **shared,
-                "x": x,
-                "y": y,
-                "mode": "lines",
-                "line": {"color": series.colour, "width": 1},
-                "opacity": 0.35,
-                "hoverinfo": "skip",
-            }
-        ]
-    if series.kind == "stairs":
-        line["shape"] = "hvh"
-    traces = []
-    if series.low is not None and series.high is not None:
-        edge = {**shared, "x": x, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-        traces.append({**edge, "y": _plain(series.high)})
-        fill = {"fill": "tonexty", "fillcolor": _faded(series.colour)}
-        traces.append({**edge, "y": _plain(series.low), **fill})
-    main = {
-        **shared,
-        "x": x,
-        "y": y,
-        "mode": "lines+markers" if series.kind == "line" and len(x) <= 40 else "lines",
-        "line": line,
-        "marker": {"color": series.colour, "size": 6},
+def _image(panel: Panel) -> dict[str, Any]:
+    assert panel.image is not None
+    highest = max(v for row in panel.image for v in row)
+    heat = {
+        "type": "heatmap",
+        "z": _plain(panel.image),
+        "colorscale": "Cividis",
+        "zmin": 0,
+        "zmax": _plain([highest or 1.0])[0],
+        "colorbar": {"thickness": 9, "ticksuffix": " %", "outlinewidth": 0, "nticks": 5},
+        "hovertemplate": "row %{y}, column %{x}: %{z:.3g} %<extra></extra>",
     }
+    layout = {
+        "margin": {"l": 4, "r": 4, "t": 4, "b": 4},
+        "xaxis": {"visible": False, "constrain": "domain"},
+        "yaxis": {"visible": False, "autorange": "reversed", "scaleanchor": "x"},
+    }
+    return {"data": [heat], "layout": layout}
+
+
+def _traces(series: Series, axis: LogAxis | None) -> list[dict[str, Any]]:
+    def heights(values: Sequence[float]) -> Any:
+        return _plain(axis.clip(values) if axis is not None else values)
+
+    shared = {"type": "scatter", "x": _plain(series.x), "name": series.label}
+    main = {**shared, "y": heights(series.y), **_look(series)}
     if series.hover is not None:
         main |= {"text": list(series.hover), "hovertemplate": "%{text}<extra></extra>"}
-    elif series.kind == "rule":
-        main |= {"hovertemplate": f"{series.label}: %{{y:.2f}}<extra></extra>"}
-    return [*traces, main]
+    elif series.kind in ("faint", "rule"):
+        main |= {"hoverinfo": "skip"}
+    if series.low is None or series.high is None:
+        return [main]
+    edge = {**shared, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    fill = {"fill": "tonexty", "fillcolor": series.colour + "26"}
+    return [{**edge, "y": heights(series.high)}, {**edge, "y": heights(series.low), **fill}, main]
 
 
-def _faded(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.16)"
+def _look(series: Series) -> dict[str, Any]:
+    line = {"color": series.colour, "dash": "dash" if series.dash else "solid"}
+    if series.kind == "faint":
+        return {"mode": "lines", "opacity": 0.3, "line": {**line, "width": 1}}
+    if series.kind == "points":
+        hollow = series.hollow or [False] * len(series.x)
+        symbols = ["circle-open" if h else "circle" for h in hollow]
+        marker = {"color": series.colour, "size": 7, "symbol": symbols}
+        return {"mode": "markers", "opacity": 0.55, "marker": marker}
+    if series.kind == "stairs":
+        return {"mode": "lines", "line": {**line, "width": 1.8, "shape": "hvh"}}
+    if series.kind == "rule":
+        return {"mode": "lines", "line": {**line, "width": 1.6}}
+    marked = len(series.x) <= MARKED
+    look = {"mode": "lines+markers" if marked else "lines", "line": {**line, "width": 2.4}}
+    return {**look, "marker": {"color": series.colour, "size": 6.5}}
 
 
 def _plain(values: Any) -> Any:
-    """Numbers as JSON has them: what is not finite becomes null."""
+    """Numbers as JSON has them, six digits each: what is not finite becomes null."""
     if isinstance(values, Sequence) and not isinstance(values, str):
         return [_plain(v) for v in values]
-    if isinstance(values, str):
-        return values
     number = float(values)
-    return number if math.isfinite(number) else None
+    return float(f"{number:.6g}") if math.isfinite(number) else None

@@ -3,39 +3,71 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from analysis.stats import estimate, paired_difference
+from analysis.stats import Estimate, estimate, paired_difference
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Ticket minus control as the verdict reads it, over ``levels``."""
+
+    result: Estimate
+    levels: list[int]
+    missing: int
+    """Seeds that lack some of the levels."""
+
+    def winner(self, against: str) -> str:
+        """Who is better, or that the run cannot tell."""
+        if self.result.n > 1 and self.result.low > 0:
+            return "the ticket wins"
+        if self.result.n > 1 and self.result.high < 0:
+            return f"{against} wins"
+        return "cannot tell"
+
+
+def gap(frame: pd.DataFrame, config: dict[str, Any]) -> Gap | None:
+    """The per-seed mean of ticket minus ``verdict_against`` over the verdict's levels.
+
+    These are the levels whose density lies in ``verdict_density``; None where
+    none of them has both.
+    """
+    low, high = config["verdict_density"]
+    densities = frame[frame["variant"] == "ticket"].groupby("level")["density"].mean()
+    levels = [int(i) for i, d in densities.items() if low <= d <= high]
+    rows = frame[frame["level"].isin(levels)]
+    difference = paired_difference(rows, config["endpoint"], config["verdict_against"])
+    if difference.empty:
+        return None
+    # Controls may have been trained at some of these levels only.
+    seeds = difference.unstack("level")
+    complete = seeds.dropna()
+    return Gap(
+        estimate(list(complete.mean(axis=1))),
+        [int(level) for level in seeds.columns],
+        len(seeds) - len(complete),
+    )
 
 
 def verdict(frame: pd.DataFrame, config: dict[str, Any]) -> str:
     """One sentence: the endpoint that the config fixed, its number, n and interval.
 
-    The endpoint is the per-seed mean of ticket minus control over the levels
-    whose density lies in ``verdict_density``. Where the interval covers 0 the
-    run cannot tell.
+    Where the interval covers 0 the run cannot tell.
     """
-    against, endpoint = config["verdict_against"], config["endpoint"]
-    low, high = config["verdict_density"]
-    densities = frame[frame["variant"] == "ticket"].groupby("level")["density"].mean()
-    levels = [int(i) for i, d in densities.items() if low <= d <= high]
-    difference = paired_difference(frame[frame["level"].isin(levels)], endpoint, against)
+    against, (low, high) = config["verdict_against"], config["verdict_density"]
     place = f"density {100 * low:g} to {100 * high:g} %"
-    if difference.empty:
+    found = gap(frame, config)
+    if found is None:
         return f"No verdict: no level with {place} has both a ticket and {against}."
-    seeds = difference.unstack("level")
-    # Controls may have been trained at some of these levels only.
-    levels = [int(level) for level in seeds.columns]
-    complete = seeds.dropna()
-    missing = len(seeds) - len(complete)
-    result = estimate(list(complete.mean(axis=1)))
+    result, levels = found.result, found.levels
     where = (
-        f"at {_endpoint(endpoint)}, averaged over the levels with {place} "
+        f"at {_endpoint(config['endpoint'])}, averaged over the levels with {place} "
         f"(level{'s' if len(levels) > 1 else ''} {', '.join(map(str, levels))})"
     )
-    note = _notes(frame[frame["level"].isin(levels)], missing)
+    note = _notes(frame[frame["level"].isin(levels)], found.missing)
     if result.n == 0:
         return f"No verdict: no seed has all of these levels {where}.{note}"
     points = 100 * result.mean
@@ -48,11 +80,10 @@ def verdict(frame: pd.DataFrame, config: dict[str, Any]) -> str:
         return f"{text} with one seed: there is no interval, so this run cannot tell.{note}"
     interval = f"95 % interval {100 * result.low:+.2f} to {100 * result.high:+.2f}"
     end = f"({interval}, n = {result.n} seeds)"
-    if result.low > 0:
-        return f"{text} {end}: the ticket wins.{note}"
-    if result.high < 0:
-        return f"{text} {end}: {against} wins.{note}"
-    return f"{text} {end}: the interval covers 0, so this run cannot tell.{note}"
+    winner = found.winner(against)
+    if winner == "cannot tell":
+        return f"{text} {end}: the interval covers 0, so this run cannot tell.{note}"
+    return f"{text} {end}: {winner}.{note}"
 
 
 def _endpoint(endpoint: str) -> str:

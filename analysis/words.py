@@ -1,77 +1,240 @@
-"""A stored configuration in human words."""
+"""A stored configuration in human words, from ``config.yaml`` alone."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+Config = Mapping[str, Any]
 
-def question(config: Mapping[str, Any], against: str) -> str:
-    """What the run asks."""
-    model = name_of(config["model"])
-    data = name_of(config["dataset"])
-    return (
-        f"Does {name_of(config['criterion'])} pruning of {model} on {data} find a sparse "
-        f"subnetwork that trains better than its control {against}, and how sparse can it be and "
-        "still match the dense network?"
-    )
+NAMES = {
+    "LeNet300100": "LeNet-300-100",
+    "Digits": "handwritten digits",
+    "FashionMNIST": "Fashion-MNIST",
+    "KMNIST": "Kuzushiji-MNIST",
+    "ImageFolder": "a folder of images",
+    "Synthetic": "synthetic images",
+    "GlorotNormal": "Gaussian Glorot",
+    "KaimingNormal": "Gaussian Kaiming",
+    "KaimingUniform": "uniform Kaiming",
+    "PyTorch": "PyTorch's default",
+    "SignedConstant": "signed constants",
+    "DynamicSparse": "dynamic sparse training (weights drop out and grow back)",
+    "EarlyBird": "early-bird tickets",
+    "Gradual": "gradual pruning within one training",
+}
+"""Where a component's own name would not do; others are told by their names."""
+
+VARIANTS = {
+    "random_reinit": "the ticket's mask with fresh random weights",
+    "shuffled_mask": "the ticket's start under its mask, shuffled within each layer",
+    "random_mask": "the ticket's start under a random mask with as many weights",
+    "sign_reinit": "the ticket's mask with fresh magnitudes, signs kept",
+    "same_mask": "the ticket's mask from another start or schedule",
+    "other_order": "the ticket itself, trained on another order of the data",
+    "sham": "nothing pruned: dense weights trained again as the ticket was",
+    "static": "the mask that a moving one began with, kept as it was",
+}
 
 
-def name_of(component: Any) -> str:
+def name_of(component: Config | None) -> str:
     """A component's own name, without its import path."""
     return str(component["name"]).rpartition(".")[2] if component else "none"
 
 
-def describe(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what, value) for each part of a semantic configuration."""
-    titles = {
-        "dataset": "Data",
-        "model": "Network",
-        "init": "Initialisation",
-        "optimizer": "Optimizer",
-        "lr": "Learning-rate schedule",
-        "criterion": "Scores",
-        "allocation": "Budget over layers",
-        "schedule": "Pruning schedule",
-        "finder": "Mask found by",
-        "rewind": "Rewinding",
+def spoken(component: Config) -> str:
+    """A component's name as people write it: ``ResNet20`` is ResNet-20."""
+    own = name_of(component)
+    return NAMES.get(own, re.sub(r"(?<=[A-Za-z])(?=\d)", "-", own).replace("_", " "))
+
+
+def title(config: Config) -> str:
+    """What the run is about."""
+    return f"Lottery tickets in {spoken(config['model'])} on {spoken(config['dataset'])}"
+
+
+def question(config: Config, against: str) -> str:
+    """What the run asks."""
+    control = VARIANTS.get(against.partition("+")[0], against)
+    how = (
+        f"by {spoken(config['criterion'])} pruning"
+        if not config.get("finder")
+        else "while training"
+    )
+    return (
+        f"Does a sparse part of {spoken(config['model'])}, found {how} and trained "
+        f"{_from(config)}, learn {spoken(config['dataset'])} better than {against} ({control})? "
+        "And how sparse can it be and still match the dense network?"
+    )
+
+
+def variant(name: str, config: Config) -> str:
+    """What a line of a figure is."""
+    if name == "ticket":
+        return f"the surviving weights, trained {_from(config)}"
+    if name == "dense":
+        return "the whole network, level 0"
+    base, _, options = name.partition("+")
+    text = VARIANTS.get(base, "a control of its own name")
+    return f"{text} ({options})" if options else text
+
+
+def paragraph(config: Config) -> str:
+    """The set-up in sentences; ``describe`` has all of it."""
+    parts = dict(describe(config))
+    return (
+        f"{_capital(parts['Training'])}, by {parts['Optimizer']}. Each level prunes "
+        f"{parts['Pruning schedule']}: {parts['Budget over layers']}. {parts['Rewinding']}. "
+        f"{parts['Endpoint']}."
+    )
+
+
+def describe(config: Config) -> list[tuple[str, str]]:
+    """(what, in words) for each part of a configuration; whatever has no words as key = value."""
+    rows = [
+        ("Data", _with_options(config["dataset"])),
+        ("Network", _with_options(config["model"])),
+        ("Initialisation", _with_options(config["init"])),
+        ("Training", _training(config)),
+        ("Optimizer", _optimizer(config)),
+        ("Scores", _with_options(config["criterion"])),
+        ("Pruning schedule", _schedule(config["schedule"])),
+        ("Budget over layers", _allocation(config["allocation"])),
+        ("Rewinding", _rewinding(config)),
+        ("Endpoint", _endpoint(config)),
+    ]
+    if config.get("finder"):
+        rows.insert(5, ("Masks found by", _with_options(config["finder"])))
+    told = {"dataset", "model", "init", "optimizer", "lr", "criterion", "schedule", "allocation"}
+    told |= {"rewind", "finder", "train_steps", "batch_size", "warmup", "rewind_step"}
+    told |= {"eval_every", "endpoint", "verdict_against", "verdict_density"}
+    rest = [f"{k} = {_value(v)}" for k, v in sorted(config.items()) if k not in told]
+    return [*rows, ("Also", ", ".join(rest))] if rest else rows
+
+
+def steps(text: Any) -> str:
+    """``1ep30it`` is 1 epoch and 30 updates."""
+    match = re.fullmatch(r"(?:(\d+)ep)?(?:(\d+)it)?", str(text))
+    if match is None:
+        return str(text)
+    found = [
+        f"{int(count):,} {unit}{'' if int(count) == 1 else 's'}"
+        for count, unit in zip(match.groups(), ("epoch", "update"), strict=True)
+        if count
+    ]
+    return " and ".join(found) or "0 updates"
+
+
+def _training(config: Config) -> str:
+    text = f"{steps(config.get('train_steps', '1000it'))} on batches of "
+    return text + f"{config.get('batch_size', 60)} examples"
+
+
+def _optimizer(config: Config) -> str:
+    own = config["optimizer"]
+    # What torch takes when nothing is said is not worth a reader's time.
+    usual = {"betas": [0.9, 0.999], "eps": 1e-8}
+    given = {k: v for k, v in own.items() if k not in ("name", "lr") and v and usual.get(k) != v}
+    text = f"{spoken(own)} at learning rate {_value(own.get('lr', 'of its default'))}"
+    if given:
+        text += (
+            " (" + ", ".join(f"{_spaced(k)} {_value(v)}" for k, v in sorted(given.items())) + ")"
+        )
+    shape = config["lr"]
+    if shape["name"] == "Constant":
+        text += ", held constant"
+    elif shape["name"] == "MultiStep":
+        drops = " and ".join(steps(m) for m in shape.get("milestones", []))
+        text += f", multiplied by {_value(shape.get('gamma', 0.1))} at {drops}"
+    else:
+        text += f", {_with_options(shape)} schedule"
+    warm = config.get("warmup", "0it")
+    return text if warm == "0it" else f"{text}, after a warm-up of {steps(warm)}"
+
+
+def _schedule(schedule: Config) -> str:
+    rate = f"{100 * float(schedule.get('rate', 0.2)):g} %"
+    if schedule["name"] == "Geometric":
+        return f"{rate} of the weights that are left"
+    if schedule["name"] == "OneShot":
+        return f"the dense network at once, to what that many rounds of {rate} would leave"
+    if schedule["name"] == "Targets":
+        wanted = ", ".join(f"{100 * d:g} %" for d in schedule["densities"])
+        return f"to a given density ({wanted})"
+    return _with_options(schedule)
+
+
+def _allocation(allocation: Config) -> str:
+    if allocation["name"] == "GlobalTop":
+        return "all layers compete, and the lowest scores of the network go"
+    if allocation["name"] != "Layerwise":
+        return _with_options(allocation)
+    text = "each layer loses its own lowest scores"
+    output = float(allocation.get("output", 0.5))
+    if output != 1:
+        text += f", the output layer at {output:g} times the rate"
+    rates = allocation.get("rates") or {}
+    own = ", ".join(f"{k} {100 * float(v):g} %" for k, v in rates.items())
+    return f"{text} (own rates: {own})" if own else text
+
+
+def _from(config: Config) -> str:
+    weights = (config.get("rewind") or {}).get("weights", "rewound")
+    if weights == "final":
+        return "on from its trained weights"
+    at = config.get("rewind_step", "0it")
+    if weights == "initial" or str(at) in ("0it", "0", "0ep"):
+        return "from its initial weights"
+    return f"from its weights after {steps(at)}"
+
+
+def _rewinding(config: Config) -> str:
+    own = config.get("rewind") or {}
+    schedule = {
+        "continue": "the learning-rate schedule goes on from where these weights were",
+        "restart": "the learning-rate schedule starts over",
+        "hold": "the learning rate stays at its last value",
     }
-    lines = [(title, component(config[key])) for key, title in titles.items() if config.get(key)]
-    rest = {k: v for k, v in config.items() if k not in titles}
-    lines.append(("Training", _training(rest)))
-    shown = {"train_steps", "batch_size", "rewind_step", "eval_every", "endpoint", "warmup"}
-    others = {k: v for k, v in rest.items() if k not in shown}
-    if others:
-        lines.append(("Also", ", ".join(f"{k} = {_value(v)}" for k, v in sorted(others.items()))))
-    return lines
+    start = str(config.get("rewind_step", "0it")) in ("0it", "0", "0ep")
+    told = own.get("schedule", "continue")
+    text = schedule["restart" if told == "continue" and start else told]
+    if own.get("weights") == "final" and told == "continue" and not start:
+        text = f"the learning-rate schedule goes back to {steps(config['rewind_step'])}"
+    rest = {k: v for k, v in own.items() if k not in ("name", "weights", "schedule")}
+    also = "".join(f", {_spaced(k)} {_value(v)}" for k, v in sorted(rest.items()))
+    return f"What survives is trained {_from(config)}, and {text}{also}"
 
 
-def component(value: Any) -> str:
-    """A component with the options that differ from its defaults."""
-    options = {k: v for k, v in value.items() if k != "name"}
-    text = ", ".join(f"{k.replace('_', ' ')} {_value(v)}" for k, v in sorted(options.items()))
-    return f"{name_of(value)} ({text})" if text else name_of(value)
+def _endpoint(config: Config) -> str:
+    every = steps(config.get("eval_every", "100it"))
+    if config.get("endpoint", "early_stop") == "final":
+        return "Test accuracy is read at the end of training"
+    return (
+        "Test accuracy is read at early stop, where validation loss is lowest "
+        f"(looked at every {every})"
+    )
+
+
+def _with_options(component: Config) -> str:
+    options = {k: v for k, v in component.items() if k != "name"}
+    text = ", ".join(f"{_spaced(k)} {_value(v)}" for k, v in sorted(options.items()))
+    return f"{spoken(component)} ({text})" if text else spoken(component)
 
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return (
-            component(value)
-            if "name" in value
-            else ("{" + ", ".join(f"{k}: {_value(v)}" for k, v in sorted(value.items())) + "}")
-        )
+        if "name" in value:
+            return _with_options(value)
+        return "{" + ", ".join(f"{k}: {_value(v)}" for k, v in sorted(value.items())) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _training(config: Mapping[str, Any]) -> str:
-    steps = config.get("train_steps", "1000it")
-    text = f"{steps} in batches of {config.get('batch_size', 60)}"
-    text += f", evaluated every {config.get('eval_every', '100it')}"
-    rewind = str(config.get("rewind_step", "0it"))
-    text += f", rewound to step {rewind}" if rewind != "0it" else ", rewound to initialisation"
-    if config.get("warmup", "0it") != "0it":
-        text += f", warm-up over {config['warmup']}"
-    where = {"early_stop": "early stop", "final": "the end of training"}
-    return f"{text}; read at {where[config.get('endpoint', 'early_stop')]}"
+def _spaced(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -6,14 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figure import Figure, Panel, Series, Subject
+from analysis.figure import Figure, Panel, Series, Subject, percent
 
 ORDER = 10
 TITLE = "Cost"
 
 
 def draw(subject: Subject) -> Figure | None:
-    """Per training by density: seconds, bytes stored, forward multiply-adds, total updates."""
+    """Per training of a ticket, by density: updates, seconds, multiply-adds, bytes stored."""
     info = subject.folder.info() or {"invocations": [{}]}
     uses = (info["invocations"][-1].get("network") or {}).get("uses") or {}
     rows: list[dict[str, Any]] = []
@@ -26,6 +26,7 @@ def draw(subject: Subject) -> Figure | None:
                     "seed": r.seed,
                     "density": r.density,
                     "seconds": r.train_seconds,
+                    "train_updates": r.end_step - r.start_step,
                     "total_updates": r.search_steps + r.end_step - r.start_step,
                     "bytes": _bytes(subject, r.training),
                     "multiply_adds": sum(c["kept"] * uses.get(n, 0) for n, c in layers.items()),
@@ -33,30 +34,44 @@ def draw(subject: Subject) -> Figure | None:
             )
     data = pd.DataFrame(rows)
     kinds = {
-        "total_updates": "updates to find and train",
-        "seconds": "seconds of its training",
-        "multiply_adds": "multiply-adds an example",
-        "bytes": "bytes stored",
+        "total_updates": ("To find and train it", "updates", 1.0),
+        "seconds": ("Its training", "seconds", 1.0),
+        "multiply_adds": ("A forward pass", "multiply-adds per example, thousands", 1e-3),
+        "bytes": ("Its files", "kilobytes stored", 1e-3),
     }
     if not uses:
+        data = data.drop(columns="multiply_adds")
         kinds.pop("multiply_adds")
     return Figure(
         name="cost",
         title=TITLE,
-        caption="What a level's ticket costs per seed (mean, range over seeds). Multiply-adds "
-        "count living weights only: what sparse hardware could save, not what was saved here.",
+        caption="What one level's ticket costs: mean over seeds, band their range. Seconds include "
+        "evaluation, and depend on what else the machine was doing. Multiply-adds count living "
+        "weights only: what sparse hardware could save, not what was saved here. "
+        + _whole(subject),
         panels=[
             Panel(
-                title=label,
-                x="density",
-                y=label,
-                series=[_series(subject, data, column)],
-                log_x=True,
-                falling_x=True,
+                title=title,
+                x="density (weights kept)",
+                y=unit,
+                series=[_series(subject, data, column, unit, scale)],
+                x_axis="density",
+                from_zero=True,
             )
-            for column, label in kinds.items()
+            for column, (title, unit, scale) in kinds.items()
         ],
         data=data,
+    )
+
+
+def _whole(subject: Subject) -> str:
+    """All trainings of the run together, each once."""
+    own = subject.proof.trainings.drop_duplicates("training")
+    size = sum(_bytes(subject, i) for i in own["training"])
+    updates = int((own["end_step"] - own["start_step"]).sum())
+    return (
+        f"The whole run: {len(own)} trainings, {updates:,} updates, "
+        f"{own['train_seconds'].sum():,.0f} seconds of training, {size / 1e6:,.1f} MB stored."
     )
 
 
@@ -65,14 +80,18 @@ def _bytes(subject: Subject, training_id: str) -> int:
     return sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
 
 
-def _series(subject: Subject, data: pd.DataFrame, column: str) -> Series:
-    values = data.groupby("level")[column]
+def _series(subject: Subject, data: pd.DataFrame, column: str, unit: str, scale: float) -> Series:
+    values = (scale * data[column]).groupby(data["level"])
+    density = data.groupby("level")["density"].mean()
     return Series(
         label="ticket",
-        x=list(data.groupby("level")["density"].mean()),
+        x=list(density),
         y=list(values.mean()),
         low=list(values.min()),
         high=list(values.max()),
         colour=subject.colour("ticket"),
-        hover=[f"level {i}: {v:,.4g}" for i, v in values.mean().items()],
+        hover=[
+            f"level {i}, density {percent(density[i])}<br>{v:,.4g} {unit}"
+            for i, v in values.mean().items()
+        ],
     )

@@ -12,12 +12,13 @@ TITLE = "Learning curves"
 
 
 def draw(subject: Subject) -> Figure | None:
-    """Validation accuracy while training, means over seeds with 95 % intervals."""
+    """Validation error while training, means over seeds with 95 % intervals."""
     rows = [
         {
             "level": level,
             "variant": variant,
             "seed": r.seed,
+            "draw": r.draw,
             "step": m["step"],
             "val_accuracy": m["val_accuracy"],
             "val_loss": m["val_loss"],
@@ -30,50 +31,52 @@ def draw(subject: Subject) -> Figure | None:
     data = pd.DataFrame(rows)
     if data.empty or data["step"].nunique() < 2:
         return None
-    panels = []
-    for level, at_level in data.groupby("level"):
-        name = (
-            f"dense, {percent(subject.density(0))}"
-            if level == 0
-            else (f"level {level}, {percent(subject.density(int(level)))}")
-        )
-        series = [
-            _series(subject, variant, at_level[at_level["variant"] == variant])
-            for variant in subject.variants
-            if (at_level["variant"] == variant).any()
-        ]
-        ends = [y for s in series for y in s.y[len(s.y) // 2 :]]
-        margin = max(2.0, max(ends) - min(ends))
-        panels.append(
-            Panel(
-                title=name,
-                x="step (updates)",
-                y="validation accuracy, %",
-                series=series,
-                # The first steps start at chance and would flatten all the rest.
-                range_y=(max(0.0, min(ends) - margin), min(100.0, max(ends) + margin / 2)),
-            )
-        )
+    drawn = {level: _level(subject, part) for level, part in data.groupby("level")}
+    means = [v for series in drawn.values() for s in series for v in s.y if v > 0]
+    # One scale for all panels, so that they can be compared.
+    ends = (0.75 * min(means), min(100.0, 1.1 * max(means))) if means else (0.1, 100.0)
     return Figure(
         name="curves",
         title=TITLE,
-        caption="Validation accuracy during training at some densities: means over seeds, bands "
-        "95 % t intervals.",
-        panels=panels,
+        caption="Validation error during training, on one logarithmic scale: means over seeds, "
+        "bands their 95 % t intervals.",
+        panels=[
+            Panel(
+                title=_title(subject, int(level)),
+                x="step (updates)",
+                y="validation error, %",
+                series=series,
+                y_axis="log",
+                range_y=ends,
+            )
+            for level, series in drawn.items()
+        ],
         data=data,
     )
 
 
+def _title(subject: Subject, level: int) -> str:
+    return f"level {level}, {percent(subject.density(level))}" if level else "dense"
+
+
+def _level(subject: Subject, data: pd.DataFrame) -> list[Series]:
+    own = [v for v in [*subject.variants[1:], "ticket"] if (data["variant"] == v).any()]
+    return [_series(subject, v, data[data["variant"] == v]) for v in own]
+
+
 def _series(subject: Subject, variant: str, part: pd.DataFrame) -> Series:
-    by_step = part.groupby(["step", "seed"])["val_accuracy"].mean().groupby("step")
-    means = {s: estimate(list(100 * v)) for s, v in by_step}
-    banded = all(e.n > 1 for e in means.values())
+    by_seed = part.groupby(["step", "seed"])["val_accuracy"].mean()
+    errors = {s: estimate(list(100 - 100 * v)) for s, v in by_seed.groupby("step")}
+    banded = all(e.n > 1 for e in errors.values())
     return Series(
         label=variant,
-        x=list(means),
-        y=[e.mean for e in means.values()],
-        low=[e.low for e in means.values()] if banded else None,
-        high=[e.high for e in means.values()] if banded else None,
+        x=list(errors),
+        y=[e.mean for e in errors.values()],
+        low=[e.low for e in errors.values()] if banded else None,
+        high=[e.high for e in errors.values()] if banded else None,
         colour=subject.colour(variant),
-        hover=[f"{variant}, step {s:.0f}<br>{e.mean:.2f} %, n = {e.n}" for s, e in means.items()],
+        hover=[
+            f"<b>{variant}</b>, step {s:,.0f}<br>error {e.mean:.2f} %, n = {e.n}"
+            for s, e in errors.items()
+        ],
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from analysis.figure import Figure, Panel, Series, Subject, percent
+import pandas as pd
+
+from analysis.figure import NEUTRAL, Figure, Panel, Series, Subject, interval, percent
 
 ORDER = 2
 TITLE = "Ticket minus control"
@@ -13,48 +15,59 @@ def draw(subject: Subject) -> Figure | None:
     table = subject.proof.difference
     if table.empty:
         return None
-    panels = []
-    for against, part in table.groupby("against"):
-        part = part.sort_values("level")
-        x = list(part["density"])
-        colour = subject.colour(str(against))
-        hover = [
-            f"level {r.level}, density {percent(r.density)}<br>{100 * r.mean:+.2f} points "
-            f"[{100 * r.low:+.2f}, {100 * r.high:+.2f}], n = {r.n}"
-            for r in part.itertuples()
-        ]
-        several = part["low"].notna().all()
-        series = [
-            Series(label="no difference", x=x, y=[0.0] * len(x), colour="#888888", kind="rule"),
-            Series(
-                label=f"ticket - {against}",
-                x=x,
-                y=list(100 * part["mean"]),
-                low=list(100 * part["low"]) if several else None,
-                high=list(100 * part["high"]) if several else None,
-                colour=colour,
-                hover=hover,
-            ),
-        ]
-        if several:
-            for edge in ("band_low", "band_high"):
-                y = list(100 * part[edge])
-                series.append(Series(label="band", x=x, y=y, colour=colour, kind="faint"))
-        panels.append(
-            Panel(
-                title=f"against {against}",
-                x="density",
-                y="difference, points",
-                series=series,
-                log_x=True,
-                falling_x=True,
-            )
-        )
     return Figure(
         name="difference",
         title=TITLE,
-        caption="Paired by seed, 95 % t interval at each level (band). The faint lines bound all "
-        "levels together (Bonferroni): a claim about some level picked afterwards needs those.",
-        panels=panels,
+        caption="Above 0 the ticket is more accurate. Paired by seed; the band is the 95 % t "
+        "interval at each level. The faint lines bound all levels together (Bonferroni): a claim "
+        "about some level that is picked afterwards needs those; where they leave the "
+        "panel, difference.csv has them.",
+        panels=[
+            Panel(
+                title=f"against {against}",
+                x="density (weights kept)",
+                y="difference in test accuracy, points",
+                series=_series(subject, str(against), part.sort_values("level")),
+                x_axis="density",
+                range_y=_scale(part),
+            )
+            for against, part in table.groupby("against")
+        ],
         data=table,
     )
+
+
+def _scale(part: pd.DataFrame) -> tuple[float, float]:
+    """What means, intervals and 0 span, in points: few seeds make bounds that dwarf them."""
+    values = (100 * part[["mean", "low", "high"]]).clip(-100, 100)
+    low, high = min(0.0, float(values.min().min())), max(0.0, float(values.max().max()))
+    pad = 0.25 * (high - low) or 1.0
+    return low - pad, high + pad
+
+
+def _series(subject: Subject, against: str, part: pd.DataFrame) -> list[Series]:
+    x = list(part["density"])
+    colour = subject.colour(against)
+    several = part["low"].notna().all()
+    ends = [max(x), min(x)]
+    found = [
+        Series(label="0", x=ends, y=[0.0, 0.0], colour=NEUTRAL, kind="rule", key=False),
+        Series(
+            label=f"ticket − {against}",
+            x=x,
+            y=list(100 * part["mean"]),
+            low=list(100 * part["low"]) if several else None,
+            high=list(100 * part["high"]) if several else None,
+            colour=colour,
+            hover=[
+                f"<b>ticket − {against}</b>, level {r.level}, density {percent(r.density)}<br>"
+                f"{interval(r, unit='points', signed=True)}"
+                for r in part.itertuples()
+            ],
+            key=False,
+        ),
+    ]
+    for edge in ("band_low", "band_high") if several else ():
+        y = list(100 * part[edge])
+        found.append(Series(label=edge, x=x, y=y, colour=colour, kind="faint", key=False))
+    return found

@@ -2,63 +2,86 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from analysis.figure import Figure, Panel, Series, Subject, percent
 
 ORDER = 3
 TITLE = "Early-stop step against density"
+APART = 1.025
+"""Variants of one density stand side by side: the factor from one to the next."""
 
 
 def draw(subject: Subject) -> Figure | None:
-    """Medians over seeds with the seeds' range; censored ones are counted in the hover."""
+    """Medians as lines, every training as a point, censored ones open."""
     table, data = subject.proof.early_stop, subject.proof.trainings
     if table["median"].isna().all():
         return None
     density = table[table["variant"] == "ticket"].set_index("level")["density"]
-    series = []
-    for variant in subject.variants:
+    series: list[Series] = []
+    for place, variant in enumerate([*subject.variants[1:], "ticket"]):
         part = table[(table["variant"] == variant) & table["median"].notna()].sort_values("level")
+        own = data[(data["variant"] == variant) & data["early_stop_step"].notna()]
         if part.empty:
             continue
-        steps = data[data["variant"] == variant].groupby("level")["early_stop_step"]
+        colour = subject.colour(variant)
+        aside = APART ** (place - (len(subject.variants) - 1) / 2)
+        censored = own["early_stop_censored"].fillna(False).astype(bool)
         series.append(
             Series(
                 label=variant,
-                x=[density[i] for i in part["level"]],
+                x=[density[i] * aside for i in own["level"]],
+                y=list(own["early_stop_step"].astype(float)),
+                colour=colour,
+                kind="points",
+                hollow=list(censored),
+                hover=[
+                    f"{variant}, level {r.level}, seed {r.seed}<br>step {r.early_stop_step:,.0f}"
+                    f"{' or later (censored)' if late else ''}"
+                    for r, late in zip(own.itertuples(), censored, strict=True)
+                ],
+                key=False,
+            )
+        )
+        series.append(
+            Series(
+                label=variant,
+                x=[density[i] * aside for i in part["level"]],
                 y=list(part["median"]),
-                low=[float(steps.min()[i]) for i in part["level"]],
-                high=[float(steps.max()[i]) for i in part["level"]],
-                colour=subject.colour(variant),
+                colour=colour,
                 hover=[_hover(row) for row in part.itertuples()],
             )
         )
-    censored, of = int(table["censored"].sum()), int(table["trainings"].sum())
+    censored_all, of = int(table["censored"].sum()), int(table["trainings"].sum())
     return Figure(
         name="early_stop",
         title=TITLE,
-        caption="The step of the lowest validation loss: medians over trainings, bands from the "
-        f"smallest to the largest. {censored} of {of} are censored (at the last evaluation, so "
-        "the true step may be later).",
+        caption="The step of the lowest validation loss; lower learns faster. Lines are medians, "
+        f"points single trainings. Open points ({censored_all} of {of}) are censored: the loss "
+        "was lowest at the last evaluation, so the true step may be later. Variants are drawn "
+        "side by side; their densities are equal.",
         panels=[
             Panel(
-                x="density (share of weights kept)",
-                y="early-stop step (updates)",
+                x="density (weights kept)",
+                y="early-stop step, updates",
                 series=series,
-                log_x=True,
-                falling_x=True,
+                x_axis="density",
+                from_zero=True,
             )
         ],
         data=table,
     )
 
 
-def _hover(row: object) -> str:
-    r = pd.Series(row._asdict())  # type: ignore[attr-defined]
+def _hover(row: Any) -> str:
     text = (
-        f"{r['variant']}, level {r['level']}, density {percent(r['density'])}<br>"
-        f"step {r['median']:.0f}, {r['censored']} of {r['trainings']} censored"
+        f"<b>{row.variant}</b>, level {row.level}, density {percent(row.density)}<br>"
+        f"median {row.median:,.0f}, {row.censored} of {row.trainings} censored"
     )
-    if pd.notna(r["ratio_to_dense"]) and r["level"]:
-        text += f"<br>{'at least ' * r['ratio_bound']}{r['ratio_to_dense']:.2f} times dense's"
+    if pd.notna(row.ratio_to_dense) and row.level:
+        text += f"<br>{'at least ' * row.ratio_bound}{row.ratio_to_dense:.2f} times dense's"
+        if pd.notna(row.ratio_low) and pd.notna(row.ratio_high):
+            text += f" [{row.ratio_low:.2f}, {row.ratio_high:.2f}]"
     return text

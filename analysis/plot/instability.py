@@ -5,11 +5,13 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.connect import STABLE, summarise
-from analysis.figure import Figure, Panel, Series, Subject, percent
+from analysis.figure import COLOURS as VARIANT_COLOURS
+from analysis.figure import NEUTRAL, Figure, Panel, Series, Subject, percent
 
 ORDER = 9
 TITLE = "Instability"
-COLOURS = {"order": "#0072B2", "levels": "#009E73", "inits": "#D55E00"}
+COLOURS = {"order": VARIANT_COLOURS["other_order"], "levels": "#A63D57", "inits": "#8A5A44"}
+"""Copies are what the control ``other_order`` is; the others are no variant's."""
 LABELS = {
     "order": "copies (other data order)",
     "levels": "consecutive levels",
@@ -30,17 +32,16 @@ def draw(subject: Subject) -> Figure | None:
     ends = [float(own["density"].max()), float(own["density"].min())]
     bound = [100 * STABLE] * 2
     series = [
-        Series(label="2 points", x=ends, y=bound, colour="#888888", kind="rule", dash=True),
+        Series(label="2 points", x=ends, y=bound, colour=NEUTRAL, kind="rule", dash=True),
         *(_series(str(kind), part) for kind, part in own.groupby("kind", sort=False)),
     ]
     panels = [
         Panel(
-            title="error barrier",
-            x="density",
+            title="Error barrier",
+            x="density (weights kept)",
             y="test error barrier, points",
             series=series,
-            log_x=True,
-            falling_x=True,
+            x_axis="density",
         )
     ]
     lines = lines[(lines["rewind_step"] == k) | (lines["level"] > 0)]
@@ -48,7 +49,7 @@ def draw(subject: Subject) -> Figure | None:
         density = percent(float(part["density"].mean()))
         panels.append(
             Panel(
-                title=f"dense, {density}" if level == 0 else f"level {level}, {density}",
+                title=f"Along the line: {f'level {level}, {density}' if level else 'dense'}",
                 x="from one network (0) to the other (1)",
                 y="test error, %",
                 series=[_line(str(kind), own) for kind, own in part.groupby("kind", sort=False)],
@@ -76,7 +77,7 @@ def _series(kind: str, part: pd.DataFrame) -> Series:
         high=list(100 * part["high"]) if several else None,
         colour=COLOURS[kind],
         hover=[
-            f"{LABELS[kind]}, level {r.level}<br>{100 * r.barrier:.2f} points, n = {r.n}"
+            f"<b>{LABELS[kind]}</b>, level {r.level}<br>{100 * r.barrier:.2f} points, n = {r.n}"
             for r in part.itertuples()
         ],
     )

@@ -6,12 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figure import SPARE, Figure, Panel, Series, Subject, percent
+from analysis.figure import RAMP, Figure, Panel, Series, Subject, percent
 
 ORDER = 5
 TITLE = "Density of each layer"
-SHOWN = 6
-"""Layers that get a line of their own; of deeper networks those at equal distances."""
 
 
 def draw(subject: Subject) -> Figure | None:
@@ -33,51 +31,69 @@ def draw(subject: Subject) -> Figure | None:
     data = pd.DataFrame(rows)
     if len(subject.levels) < 2:
         return None
+    shared: dict[str, Any] = {"x": "density of the network", "x_axis": "density"}
+    each, count = _layers(data), data["layer"].nunique()
+    which = "" if len(each) == count else f" ({len(each)} of {count} layers)"
+    return Figure(
+        name="layers",
+        title=TITLE,
+        caption=f"Left: the share of its weights that each layer keeps{which}, mean over seeds; "
+        "darker is nearer to the input. Right: the weights left in the smallest layer, band the "
+        "range over seeds. A layer with none left has collapsed; it lies on the lower edge.",
+        panels=[
+            Panel(title="By layer", y="weights kept", series=each, y_axis="share", **shared),
+            Panel(
+                title="The smallest layer",
+                y="weights left in it",
+                series=[_smallest(subject, data)],
+                y_axis="log",
+                **shared,
+            ),
+        ],
+        data=data,
+    )
+
+
+def _layers(data: pd.DataFrame) -> list[Series]:
+    """One line per layer; of deeper networks the first, the last and some between."""
     means = data.groupby(["layer", "level"], sort=False)[["density", "layer_density"]].mean()
     names = list(dict.fromkeys(data["layer"]))
-    step = max(1, -(-len(names) // SHOWN))
-    palette = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", *SPARE)
-    series = []
-    for index, name in enumerate(names[::step]):
+    if len(names) > len(RAMP):
+        last = len(RAMP) - 1
+        names = [names[round(i * (len(names) - 1) / last)] for i in range(len(RAMP))]
+    found = []
+    for index, name in enumerate(names):
         part = means.loc[name]
-        series.append(
+        shade = RAMP[round(index * (len(RAMP) - 2) / max(1, len(names) - 1))]
+        found.append(
             Series(
                 label=name.removesuffix(".weight"),
                 x=list(part["density"]),
                 y=list(part["layer_density"]),
-                colour=palette[index],
-                hover=[f"{name}, {percent(r.layer_density)} left" for r in part.itertuples()],
+                colour=shade if len(names) < len(RAMP) else RAMP[index],
+                hover=[
+                    f"<b>{name}</b>, level {level}<br>{percent(r.layer_density)} left"
+                    for level, r in zip(part.index, part.itertuples(), strict=True)
+                ],
             )
         )
+    return found
+
+
+def _smallest(subject: Subject, data: pd.DataFrame) -> Series:
     smallest = data.loc[data.groupby(["level", "seed"])["kept"].idxmin()]
     kept = smallest.groupby("level")["kept"]
-    fewest = Series(
+    return Series(
         label="fewest weights in a layer",
         x=list(smallest.groupby("level")["density"].mean()),
         y=list(kept.mean()),
         low=list(kept.min()),
         high=list(kept.max()),
-        colour="#0072B2",
+        colour=subject.colour("ticket"),
         hover=[
-            f"level {level}: {', '.join(sorted(set(part['layer'])))}<br>{part['kept'].mean():.0f} "
-            "weights"
+            f"level {level}: {', '.join(sorted(set(part['layer'])))}<br>"
+            f"{part['kept'].mean():,.0f} weights (fewest {part['kept'].min():,})"
             for level, part in smallest.groupby("level")
         ],
-    )
-    axis: dict[str, Any] = {
-        "x": "density of the network",
-        "log_x": True,
-        "falling_x": True,
-        "log_y": True,
-    }
-    return Figure(
-        name="layers",
-        title=TITLE,
-        caption="Left: the share of weights that each layer keeps (means over seeds). Right: the "
-        "weights left in the smallest layer, range over seeds; at 0 the layer has collapsed.",
-        panels=[
-            Panel(title="by layer", y="density of the layer", series=series, **axis),
-            Panel(title="the smallest layer", y="weights left", series=[fewest], **axis),
-        ],
-        data=data,
+        key=False,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.figure import Figure, Panel, Series, Subject, percent
+from analysis.figure import START, Figure, Panel, Series, Subject, percent
 from lth.store.stored import Stored
 
 ORDER = 7
@@ -24,21 +24,20 @@ def draw(subject: Subject) -> Figure | None:
         if any(not len(v) for v in values.values()):
             continue
         both = np.abs(np.concatenate(list(values.values())))
-        limit = float(np.quantile(both, 0.995))
+        limit = float(np.quantile(both, 0.995)) or 1.0
         edges = np.linspace(-limit, limit, BINS)
         series = []
         for when, own in values.items():
             density, _ = np.histogram(own, edges, density=True)
             centres = (edges[1:] + edges[:-1]) / 2
-            colour = subject.colour("ticket") if when == "end" else subject.colour("dense")
-            series.append(
-                Series(label=when, x=list(centres), y=list(density), colour=colour, kind="stairs")
-            )
+            colour = subject.colour("ticket") if when == "end" else START
+            x, y = list(centres), list(density)
+            series.append(Series(label=f"at the {when}", x=x, y=y, colour=colour, kind="stairs"))
             rows += [
                 {"level": level, "when": when, "weight": float(c), "frequency": float(d)}
                 for c, d in zip(centres, density, strict=True)
             ]
-        title = f"level {level}, {percent(subject.density(level))}"
+        title = f"level {level}, {percent(subject.density(level))}" if level else "dense"
         panels.append(Panel(title=title, x="weight", y="frequency", series=series))
     if not panels:
         return None

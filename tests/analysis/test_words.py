@@ -1,0 +1,108 @@
+"""A stored configuration in human words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from analysis import words
+
+CONFIG: dict[str, Any] = {
+    "allocation": {"name": "Layerwise"},
+    "criterion": {"name": "magnitude"},
+    "dataset": {"name": "MNIST", "normalize": "unit"},
+    "init": {"name": "GlorotNormal"},
+    "lr": {"name": "Constant"},
+    "model": {"name": "LeNet300100"},
+    "optimizer": {"name": "Adam", "lr": 0.0012, "betas": [0.9, 0.999], "eps": 1e-8},
+    "rewind": {"name": "Matrix"},
+    "schedule": {"name": "Geometric", "rate": 0.2},
+}
+
+
+def told(**changes: Any) -> dict[str, str]:
+    return dict(words.describe({**CONFIG, **changes}))
+
+
+def test_the_default_protocol() -> None:
+    lines = told()
+    assert lines["Data"] == "MNIST (normalize unit)"
+    assert lines["Network"] == "LeNet-300-100"
+    assert lines["Training"] == "1,000 updates on batches of 60 examples"
+    assert lines["Optimizer"] == "Adam at learning rate 0.0012, held constant"
+    assert lines["Pruning schedule"] == "20 % of the weights that are left"
+    assert lines["Budget over layers"] == (
+        "each layer loses its own lowest scores, the output layer at 0.5 times the rate"
+    )
+    assert lines["Rewinding"] == (
+        "What survives is trained from its initial weights, and the learning-rate schedule starts "
+        "over"
+    )
+    assert "early stop" in lines["Endpoint"] and "every 100 updates" in lines["Endpoint"]
+    assert "Also" not in lines
+
+
+@pytest.mark.parametrize(
+    ("rewind", "text"),
+    [
+        ({}, "its weights after 500 updates, and the learning-rate schedule goes on"),
+        ({"schedule": "hold"}, "its weights after 500 updates, and the learning rate stays"),
+        ({"weights": "final"}, "its trained weights, and the learning-rate schedule goes back to"),
+        ({"weights": "final", "schedule": "hold"}, "trained weights, and the learning rate stays"),
+        ({"weights": "initial", "schedule": "restart"}, "initial weights, and the learning-rate"),
+        ({"optimizer": "saved"}, "optimizer saved"),
+    ],
+)
+def test_every_rewinding_reads_as_what_it_is(rewind: dict[str, str], text: str) -> None:
+    lines = told(rewind={"name": "Matrix", **rewind}, rewind_step="500it")
+    assert text in lines["Rewinding"]
+
+
+def test_other_choices_are_told_with_their_numbers() -> None:
+    lines = told(
+        optimizer={"name": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0},
+        lr={"name": "MultiStep", "milestones": ["20000it", "25000it"]},
+        warmup="2ep",
+        train_steps="1ep30it",
+        batch_size=128,
+        allocation={"name": "GlobalTop"},
+        schedule={"name": "Targets", "densities": [0.5, 0.05]},
+        endpoint="final",
+        exclude=["output"],
+        finder={"name": "DynamicSparse", "growth": "random"},
+    )
+    assert lines["Training"] == "1 epoch and 30 updates on batches of 128 examples"
+    assert lines["Optimizer"] == (
+        "SGD at learning rate 0.1 (momentum 0.9), multiplied by 0.1 at 20,000 updates and 25,000 "
+        "updates, after a warm-up of 2 epochs"
+    )
+    assert lines["Pruning schedule"] == "to a given density (50 %, 5 %)"
+    assert lines["Budget over layers"].startswith("all layers compete")
+    assert lines["Endpoint"] == "Test accuracy is read at the end of training"
+    assert lines["Also"] == "exclude = [output]"
+    assert lines["Masks found by"].endswith("(growth random)")
+
+
+def test_a_component_without_words_is_told_by_name_and_options() -> None:
+    lines = told(
+        model={"name": "mine.Net", "width": 3},
+        allocation={"name": "mine.Fair", "rates": {"a": 0.5}},
+        schedule={"name": "mine.Sudden"},
+        lr={"name": "Cosine", "floor": 0.1},
+    )
+    assert lines["Network"] == "Net (width 3)"
+    assert lines["Budget over layers"] == "Fair (rates {a: 0.5})"
+    assert lines["Pruning schedule"] == "Sudden"
+    assert lines["Optimizer"].endswith(", Cosine (floor 0.1) schedule")
+    assert words.variant("mine", CONFIG) == "a control of its own name"
+    assert words.variant("random_reinit+dense_k", CONFIG).endswith("fresh random weights (dense_k)")
+
+
+def test_names_and_steps() -> None:
+    assert words.spoken({"name": "ResNet20"}) == "ResNet-20"
+    assert words.spoken({"name": "CIFAR10"}) == "CIFAR-10"
+    assert words.title(CONFIG) == "Lottery tickets in LeNet-300-100 on MNIST"
+    assert words.steps("1it") == "1 update" and words.steps("3ep") == "3 epochs"
+    assert words.question(CONFIG, "random_reinit").count("?") == 2
+    assert words.paragraph(CONFIG).startswith("1,000 updates on batches of 60 examples, by Adam")
