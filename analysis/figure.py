@@ -107,9 +107,9 @@ class Figure:
     def keys(self) -> list[tuple[str, str]]:
         """(label, colour) of what is named beside the figure, each once."""
         named = {s.label: s.colour for p in self.panels for s in p.series if s.key}
-        # What is drawn last, above the rest, is named first; references come at the end.
-        references = ("dense", "chance")
-        return sorted(named.items(), key=lambda i: (i[0] != "ticket", i[0] in references))
+        rules = {s.label for p in self.panels for s in p.series if s.kind == "rule"}
+        # The ticket is drawn last, above the rest, and named first; references come at the end.
+        return sorted(named.items(), key=lambda i: (i[0] != "ticket", i[0] in rules))
 
 
 @dataclass(frozen=True, eq=False)

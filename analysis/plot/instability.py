@@ -32,7 +32,9 @@ def draw(subject: Subject) -> Figure | None:
     ends = [float(own["density"].max()), float(own["density"].min())]
     bound = [100 * STABLE] * 2
     series = [
-        Series(label="2 points", x=ends, y=bound, colour=NEUTRAL, kind="rule", dash=True),
+        Series(
+            label="stable below 2 points", x=ends, y=bound, colour=NEUTRAL, kind="rule", dash=True
+        ),
         *(_series(str(kind), part) for kind, part in own.groupby("kind", sort=False)),
     ]
     panels = [
