@@ -78,7 +78,8 @@ def test_the_ends_of_a_line_are_the_stored_networks(folder: RunFolder) -> None:
 def test_the_figure_is_drawn(folder: RunFolder) -> None:
     figure = instability.draw(Subject(folder, evidence(folder)))
     assert figure is not None and len(figure.panels) == 3
-    assert {s.label for s in figure.panels[0].series} == {"2 points", *instability.LABELS.values()}
+    labels = {s.label for s in figure.panels[0].series}
+    assert labels == {"stable below 2 points", *instability.LABELS.values()}
 
 
 def test_the_states_of_the_summary() -> None:
