@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from lth.commits import Commits
 from lth.engine.loop import Loop
 from lth.event.checkpoint import Checkpoint, Interval
 from lth.event.evaluate import EARLY_STOP, Evaluate
@@ -84,26 +86,36 @@ class Workshop:
         groups = [
             [t.id for t in g] for g in self.engine.groups(list(unique.values()), self.runtime)
         ]
-        while groups:
-            waiting = [g for g in groups if not self._attempt(g, unique, wanted, done, wait=False)]
-            if len(waiting) == len(groups):
-                if self.waits_aloud:
-                    names = ", ".join(i[:12] for i in waiting[0])
-                    self.say(f"waiting for another process, which is at work on Training {names}")
-                self._attempt(waiting.pop(0), unique, wanted, done, wait=True)
-            groups = waiting
+        with Commits() as commits:
+            attempt = partial(self._attempt, unique, wanted, done, commits)
+            while groups:
+                waiting = [g for g in groups if not attempt(g, wait=False)]
+                if len(waiting) == len(groups):
+                    # Whoever waits holds nothing that others may be waiting for.
+                    commits.finish()
+                    if self.waits_aloud:
+                        names = ", ".join(i[:12] for i in waiting[0])
+                        self.say(
+                            f"waiting for another process, which is at work on Training {names}"
+                        )
+                    attempt(waiting.pop(0), wait=True)
+                groups = waiting
         return [done[t.id] for t in trainings]
 
     def _attempt(
         self,
-        group: Sequence[str],
         trainings: Mapping[str, Training],
         wanted: Mapping[str, Watch],
         done: dict[str, Stored],
+        commits: Commits,
+        group: Sequence[str],
         *,
         wait: bool,
     ) -> bool:
-        """Complete one group; False where another process is at work on it."""
+        """Complete one group; False where another process is at work on it.
+
+        What was trained is committed in the background, under its locks.
+        """
         found = {i: self._find(i, wanted[i]) for i in group}
         if all(found.values()):
             done.update({i: s for i, s in found.items() if s is not None})
@@ -114,16 +126,28 @@ class Workshop:
                     return False
             # Another process may have finished it while this one got the lock.
             stored = {i: self._stored(i) for i in group}
-            for result in self._train([trainings[i] for i in group if not stored[i]], wanted):
-                training = result.training
-                observed = wanted[training.id].observed()
-                done[training.id] = self.store.put(result, observed=observed)
-                self.committed(training, done[training.id])
-            for i, old in stored.items():
-                if old is not None:
-                    lacks = _missing_states(old, wanted[i]) or _lacks_rows(old, wanted[i])
-                    done[i] = self._replay(trainings[i], old, wanted[i]) if lacks else old
+            try:
+                for result in self._train([trainings[i] for i in group if not stored[i]], wanted):
+                    self._commit(result, wanted[result.training.id], done, commits)
+                for i, old in stored.items():
+                    if old is not None:
+                        lacks = _missing_states(old, wanted[i]) or _lacks_rows(old, wanted[i])
+                        done[i] = self._replay(trainings[i], old, wanted[i]) if lacks else old
+            except BaseException:
+                commits.finish()
+                raise
+            commits.release(locks.pop_all())
         return True
+
+    def _commit(
+        self, result: Result, watch: Watch, done: dict[str, Stored], commits: Commits
+    ) -> None:
+        def committed(stored: Stored) -> None:
+            done[stored.id] = stored
+            self.committed(result.training, stored)
+
+        put = partial(self.store.put, result, observed=watch.observed())
+        commits.add(put, then=committed)
 
     def _train(self, group: Sequence[Training], watches: Mapping[str, Watch]) -> Iterable[Result]:
         """Train from the start or from checkpoints, and keep checkpoints meanwhile."""
