@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from lth.engine.mlp_live import Live, Together
-from lth.protocol import Change, Event, Record, Result, Resume, Stop, last_look
+from lth.engine.lockstep import Live, alike, batched, run
+from lth.engine.perceptrons import Perceptrons
+from lth.protocol import Event, Result, Resume
 from lth.runtime import Runtime
-from lth.spec import canonical, spec
 from lth.training import Training
 
 
@@ -40,7 +39,7 @@ class MLP:
 
     def groups(self, cohort: Sequence[Training], runtime: Runtime) -> Sequence[Sequence[Training]]:
         """Neighbours, at most ``cohort`` of them."""
-        return [cohort[i : i + self.cohort] for i in range(0, len(cohort), self.cohort)]
+        return batched(cohort, self.cohort)
 
     def numerics(self, runtime: Runtime, training: Training) -> dict[str, Any]:
         """The runtime's and this engine's choices, and the precision."""
@@ -71,13 +70,10 @@ class MLP:
             reason = refusal(training, runtime)
             if reason is not None:
                 raise ValueError(f"engine: got mlp, which {reason}, allowed: loop")
-        lives = [Live(t, resume(t), events(t)) for t in group]
-        alike: dict[str, list[Live]] = {}
-        for live in lives:
-            alike.setdefault(_signature(live), []).append(live)
-        for members in alike.values():
+        lives = [Live(t, resume(t), events(t), runtime.torch_device) for t in group]
+        for members in alike(lives, lambda training: None):
             with runtime.active("fp32"):
-                _run(members, self.sparse_below)
+                run(members, lambda bound: Perceptrons(bound, self.sparse_below))
             for live in members:
                 numerics = self.numerics(runtime, live.training)
                 yield Result(
@@ -87,23 +83,6 @@ class MLP:
                     record=live.record,
                     numerics=numerics,
                 )
-
-
-def _signature(live: Live) -> str:
-    """Networks that can advance together have this in common."""
-    training = live.training
-    counters = sorted({float(v) for v in (live.start.optimizer or {}).values() if v.ndim == 0})
-    known = sorted({k.rpartition("/")[2] for k in live.start.optimizer or {}})
-    return canonical(
-        [
-            live.step,
-            training.last_step,
-            spec(training.learning_rate),
-            spec(training.optimizer),
-            counters,
-            known,
-        ]
-    )
 
 
 def refusal(training: Training, runtime: Runtime) -> str | None:
@@ -141,68 +120,3 @@ def linears(module: nn.Module) -> list[tuple[str, nn.Linear]] | None:
     if own != {n for n, _ in module.named_parameters()}:
         return None
     return [(n, m) for n, m in body if isinstance(m, nn.Linear)]
-
-
-def _run(members: Sequence[Live], sparse_below: float) -> None:
-    """Advance from event to event; a network that stops leaves the others."""
-    active = list(members)
-    together = Together(active, sparse_below)
-    due = {id(live): live.due() for live in active}
-    stops = sorted(set().union(*(set().union(*d.values()) for d in due.values())))
-    last = active[0].training.last_step
-    for stop in (s for s in sorted({*stops, last}) if s <= last):
-        began = time.perf_counter()
-        together.advance(stop)
-        share = (time.perf_counter() - began) / len(active)
-        changed: dict[int, Change] = {}
-        ended = []
-        for index, live in enumerate(active):
-            began = time.perf_counter()
-            live.record.seconds += share
-            stopped = _happen(live, stop, due[id(live)], index, changed)
-            live.record.seconds += time.perf_counter() - began
-            if stopped:
-                ended.append(live)
-        if ended or changed:
-            states = [live.state(optimizer=True) for live in active]
-            for index, live in enumerate(active):
-                live.pause(states[index], changed.get(index))
-            active = [live for live in active if live not in ended]
-            if not active:
-                return
-            together = Together(active, sparse_below)
-    for live in active:
-        if live.record.status == "running":
-            live.record.status = "done"
-        live.pause(live.state(optimizer=True), None)
-
-
-def _happen(
-    live: Live,
-    step: int,
-    due: Mapping[int, set[int]],
-    index: int,
-    changed: dict[int, Change],
-) -> bool:
-    """The events of one network at one step; True where one of them stopped it."""
-    if live.resumed_at == step:
-        return False  # a checkpoint is written last at its step, so these happened already
-    record: Record = live.record
-    for event in live.events:
-        if step not in due[id(event)]:
-            continue
-        outcome = event(live, record)
-        if isinstance(outcome, Change):
-            if not any(event is own for own in live.training.events):
-                raise ValueError(
-                    f"{type(event).__name__} changes the training, so it belongs into its events"
-                )
-            changed[index] = outcome
-            live.look_at(outcome)
-        if isinstance(outcome, Stop):
-            if record.status == "running":
-                record.status = "stopped"
-                for other in live.events:
-                    last_look(other, live, record)
-            return True
-    return False

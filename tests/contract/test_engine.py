@@ -39,6 +39,7 @@ def nets(TinyBatchNorm) -> dict[str, list[type[nn.Module]]]:
     return {
         "mlp": [Perceptron],
         "loop": [Perceptron, TinyBatchNorm],
+        "stacked": [Perceptron, TinyBatchNorm],
         "auto": [Perceptron, TinyBatchNorm],
     }
 

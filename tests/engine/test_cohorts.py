@@ -1,4 +1,4 @@
-"""The perceptron engine against the reference: dense, packed and sparse layers, cohorts, events."""
+"""The cohort engines against the reference: dense, packed, sparse and stacked, with events."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lth import mask as masks
 from lth.engine.loop import Loop
 from lth.engine.mlp import MLP, linears, refusal
+from lth.engine.stacked import Stacked
 from lth.event.checkpoint import Checkpoint, Interval
 from lth.event.evaluate import Evaluate
 from lth.event.gradient_norm import GradientNorm
@@ -29,6 +30,18 @@ from lth.training import LearningRate, Training, dense
 
 Make = Callable[..., Training]
 CPU = Runtime(device="cpu")
+ENGINES = {
+    "dense": MLP(sparse_below=0.0),
+    "sparse": MLP(sparse_below=1.0),
+    "mlp": MLP(),
+    "stacked": Stacked(cohort=3),
+}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Any:
+    """Every engine that trains cohorts, in every form."""
+    return ENGINES[request.param]
 
 
 class Perceptron(nn.Sequential):
@@ -90,7 +103,6 @@ def near(a: Result, b: Result, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("density", [1.0, 0.5, 0.1, 0.02])
-@pytest.mark.parametrize("sparse_below", [0.0, 1.0])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -102,49 +114,50 @@ def near(a: Result, b: Result, tolerance: float = 1e-5) -> None:
     ids=["plain", "clip", "smooth", "span"],
 )
 def test_it_agrees_with_the_loop(
-    density: float, sparse_below: float, changes: dict[str, Any], perceptron: Make
+    density: float, engine: Any, changes: dict[str, Any], perceptron: Make
 ) -> None:
     training = perceptron(density=density, **changes)
-    (own,) = run(MLP(sparse_below=sparse_below), training, events=[Evaluate()])
+    (own,) = run(engine, training, events=[Evaluate()])
     (wanted,) = run(Loop(), training, events=[Evaluate()])
     near(own, wanted)
     assert own.record.status == "done"
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
-@pytest.mark.parametrize("sparse_below", [0.0, 1.0])
-def test_every_elementwise_optimizer(name: str, sparse_below: float, perceptron: Make) -> None:
+def test_every_elementwise_optimizer(name: str, engine: Any, perceptron: Make) -> None:
     optimizer = functools.partial(getattr(torch.optim, name), lr=1e-3)
     training = perceptron(density=0.2, optimizer=optimizer, last_step=20)
-    (own,) = run(MLP(sparse_below=sparse_below), training, events=[Evaluate()])
+    (own,) = run(engine, training, events=[Evaluate()])
     (wanted,) = run(Loop(), training, events=[Evaluate()])
     near(own, wanted, tolerance=1e-4)
 
 
-def test_a_mask_may_cover_biases(perceptron: Make) -> None:
+def test_a_mask_may_cover_biases(engine: Any, perceptron: Make) -> None:
     training = perceptron(density=0.3)
     bias = torch.arange(20) % 3 > 0
     training = training.replace(mask={**training.mask, "1.bias": bias})
-    (own,) = run(MLP(sparse_below=0.5), training, events=[Evaluate()])
+    (own,) = run(engine, training, events=[Evaluate()])
     (wanted,) = run(Loop(), training, events=[Evaluate()])
     near(own, wanted)
     assert bool((own.end.weights["1.bias"][~bias] == 0).all())
 
 
 @pytest.mark.parametrize("size", [1, 2, 9])
-def test_numbers_do_not_depend_on_who_shares_the_cohort(size: int, perceptron: Make) -> None:
+def test_numbers_do_not_depend_on_who_shares_the_cohort(
+    size: int, engine: Any, perceptron: Make
+) -> None:
     cohort = [
         perceptron(seed=i // 3, density=(1.0, 0.4, 0.03)[i % 3], grad_clip=0.5) for i in range(size)
     ]
-    together = run(MLP(), *cohort, events=[Evaluate()])
+    together = run(engine, *cohort, events=[Evaluate()])
     for training, shared in zip(cohort, together, strict=True):
-        (alone,) = run(MLP(), training, events=[Evaluate()])
+        (alone,) = run(engine, training, events=[Evaluate()])
         for name, weight in alone.end.weights.items():
             assert torch.equal(weight, shared.end.weights[name])
         assert str(alone.record.metrics) == str(shared.record.metrics)
 
 
-def test_cohorts_of_different_spans_and_rates(perceptron: Make) -> None:
+def test_cohorts_of_different_spans_and_rates(engine: Any, perceptron: Make) -> None:
     other = LearningRate(shape=MultiStep(milestones=(), gamma=0.5), total=50)
     cohort = [
         perceptron(seed=0),
@@ -152,15 +165,11 @@ def test_cohorts_of_different_spans_and_rates(perceptron: Make) -> None:
         perceptron(seed=2, last_step=20),
         perceptron(seed=3, learning_rate=other),
     ]
-    for own, training in zip(run(MLP(), *cohort, events=[Evaluate()]), cohort, strict=True):
+    for own, training in zip(run(engine, *cohort, events=[Evaluate()]), cohort, strict=True):
         near(own, run(Loop(), training, events=[Evaluate()])[0])
 
 
-@pytest.mark.parametrize("sparse_below", [0.0, 1.0])
-def test_checkpoints_go_on_bit_for_bit_and_fit_the_loop(
-    sparse_below: float, perceptron: Make
-) -> None:
-    engine = MLP(sparse_below=sparse_below)
+def test_checkpoints_go_on_bit_for_bit_and_fit_the_loop(engine: Any, perceptron: Make) -> None:
     training = perceptron(
         density=0.2, optimizer=functools.partial(torch.optim.Adam, lr=1e-2), eval_every=7
     )
@@ -183,7 +192,7 @@ def test_checkpoints_go_on_bit_for_bit_and_fit_the_loop(
     near(run(Loop(), training, events=[Evaluate()], resume=copy.deepcopy(saved[0]))[0], whole)
 
 
-def test_saved_slots_of_a_ticket_are_used(perceptron: Make) -> None:
+def test_saved_slots_of_a_ticket_are_used(engine: Any, perceptron: Make) -> None:
     adam = functools.partial(torch.optim.Adam, lr=1e-2)
     first = perceptron(optimizer=adam, last_step=10)
     saved: list[Any] = []
@@ -193,29 +202,29 @@ def test_saved_slots_of_a_ticket_are_used(perceptron: Make) -> None:
     run(Loop(), first, events=[checkpoint])
     ticket = perceptron(density=0.3, optimizer=adam, start=saved[0], first_step=9)
     near(
-        run(MLP(), ticket, events=[Evaluate()])[0],
+        run(engine, ticket, events=[Evaluate()])[0],
         run(Loop(), ticket, events=[Evaluate()])[0],
     )
 
 
-def test_probes_see_what_the_loop_shows(perceptron: Make) -> None:
+def test_probes_see_what_the_loop_shows(engine: Any, perceptron: Make) -> None:
     training = perceptron(density=0.2)
-    (own,) = run(MLP(), training, events=[Evaluate(), GradientNorm()])
+    (own,) = run(engine, training, events=[Evaluate(), GradientNorm()])
     (wanted,) = run(Loop(), training, events=[Evaluate(), GradientNorm()])
     for a, b in zip(
         own.record.probes["gradient_norm"], wanted.record.probes["gradient_norm"], strict=True
     ):
         for key in a:
             assert a[key] == (pytest.approx(b[key], abs=1e-4) if key != "layer" else b[key])
-    (bare,) = run(MLP(), training, events=[Evaluate()])
+    (bare,) = run(engine, training, events=[Evaluate()])
     assert all(torch.equal(own.end.weights[n], bare.end.weights[n]) for n in bare.end.weights)
 
 
-def test_masks_may_move_and_others_go_on(perceptron: Make) -> None:
+def test_masks_may_move_and_others_go_on(engine: Any, perceptron: Make) -> None:
     event = DropGrow(growth="gradient", every=Step(iterations=5), fraction=0.3, until=0.75)
     moving = perceptron(density=0.2, events=(event,))
     still = perceptron(seed=1, density=0.2)
-    own = run(MLP(sparse_below=1.0), moving, still, events=[Evaluate()])
+    own = run(engine, moving, still, events=[Evaluate()])
     near(own[1], run(Loop(), still, events=[Evaluate()])[0])
     wanted = run(Loop(), moving, events=[Evaluate()])[0]
     # Rounding may let another weight move now and then; counts and most places are the same.
@@ -226,13 +235,13 @@ def test_masks_may_move_and_others_go_on(perceptron: Make) -> None:
     assert not all(torch.equal(own[0].mask[n], moving.mask[n]) for n in moving.mask)
 
 
-def test_one_may_stop_or_diverge_and_the_others_go_on(perceptron: Make) -> None:
+def test_one_may_stop_or_diverge_and_the_others_go_on(engine: Any, perceptron: Make) -> None:
     wild = perceptron(seed=2, optimizer=functools.partial(torch.optim.SGD, lr=0.1))
     start = wild.start
     huge = {n: w * 1e30 for n, w in start.weights.items()}
     wild = perceptron(seed=2, start=dataclasses.replace(start, weights=huge))
     calm = perceptron(seed=1, density=0.3)
-    diverged, done = run(MLP(), wild, calm, events=[Evaluate()])
+    diverged, done = run(engine, wild, calm, events=[Evaluate()])
     assert diverged.record.status == "diverged" and done.record.status == "done"
     near(done, run(Loop(), calm, events=[Evaluate()])[0])
 
@@ -260,14 +269,48 @@ def test_other_networks_devices_and_precisions_are_refused(perceptron: Make) -> 
     assert linears(dropout) is None
 
 
+class Noisy(nn.Sequential):
+    def __init__(self, **_: Any) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(36, 5), nn.Dropout(), nn.Linear(5, 3))
+
+
+class Curious(nn.Linear):
+    def __init__(self, **_: Any) -> None:
+        super().__init__(36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x.flatten(1))
+        return y if float(y.sum()) > 0 else -y
+
+
+def test_what_cannot_be_stacked_is_refused(perceptron: Make) -> None:
+    for model, why in ((Noisy, "cannot stack Noisy"), (Curious, "cannot stack Curious")):
+        odd = perceptron(model=model)
+        assert why in (Stacked().refusal(odd, CPU) or "")
+        with pytest.raises(ValueError, match=f"engine: got stacked, which {why}.*: auto, loop"):
+            run(Stacked(), odd)
+
+
+def test_long_trainings_are_compiled_where_asked_for(perceptron: Make) -> None:
+    engine = Stacked(cohort=2, compile_from=50)
+    whole, part = perceptron(density=0.4), perceptron(last_step=49)
+    assert engine.numerics(CPU, whole)["compile"] and not engine.numerics(CPU, part)["compile"]
+    (own,) = run(engine, whole, events=[Evaluate()])
+    near(own, run(Loop(), whole, events=[Evaluate()])[0])
+
+
 def test_options_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="compile_from: got 0, allowed: 1 update or more"):
+        Stacked(compile_from=0)
+    with pytest.raises(ValueError, match="cohort: got 0, allowed: 1 or more"):
+        Stacked(cohort=0)
     with pytest.raises(ValueError, match="sparse_below: got 2, allowed: 0 to 1"):
         MLP(sparse_below=2)
     with pytest.raises(ValueError, match="cohort: got 0, allowed: 1 or more"):
         MLP(cohort=0)
 
 
-def test_events_of_a_cohort_happen_in_step(perceptron: Make) -> None:
+def test_events_of_a_cohort_happen_in_step(engine: Any, perceptron: Make) -> None:
     seen: list[tuple[str, int]] = []
 
     class Note:
@@ -279,5 +322,5 @@ def test_events_of_a_cohort_happen_in_step(perceptron: Make) -> None:
 
     note: Event = Note()  # type: ignore[assignment]
     a, b = perceptron(seed=0), perceptron(seed=1)
-    run(MLP(), a, b, events=[note])
+    run(engine, a, b, events=[note])
     assert seen == [(t.id[:4], step) for step in (0, 3, 50) for t in (a, b)]

@@ -1,114 +1,27 @@
-"""Perceptrons under way: one ``Moment`` each, and what they do together between events."""
+"""What perceptrons do together between events."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lth import mask as masks
 from lth.dataset.task import Split
 from lth.engine.batches import Batches
-from lth.engine.network import CHUNK, Network
+from lth.engine.lockstep import Live
+from lth.engine.network import CHUNK
 from lth.engine.packed import Cohort, Dense, Layer, Packed, Sparse, partial
-from lth.protocol import Change, Event, Record, Resume
-from lth.stream import seed_of
 from lth.training import Training
-from lth.types import Mask, TrainState, Weights
+from lth.types import TrainState, Weights
 
 CPU = torch.device("cpu")
 CACHED = 64 * 2**20
 """Bytes of a split up to which it is gathered once for all evaluations of a cohort."""
 
 
-class Live:
-    """One Training under way. Its values lie in the cohort's vector while it is bound to one."""
-
-    def __init__(self, training: Training, resume: Resume | None, events: Sequence[Event]) -> None:
-        self.training = training
-        self.events = [*training.events, *events]
-        self.record = Record() if resume is None else resume.record
-        self.step = training.first_step if resume is None else resume.state.step
-        self.resumed_at = None if resume is None else resume.state.step
-        mask = training.mask if resume is None else resume.mask
-        self.start = masks.apply_state(training.start if resume is None else resume.state, mask)
-        self.network = Network(training, CPU)
-        self.network.load(self.start, mask)
-        self.mask: Mask = self.network.mask
-        loss, count = (0.0, 0) if resume is None else resume.pending_loss
-        self.loss_sum, self.loss_count = torch.tensor(loss), count
-        self._bound: tuple[Together, int] | None = None
-
-    def due(self) -> dict[int, set[int]]:
-        """The steps of each event, from where this training is."""
-        return {id(e): {s for s in e.steps(self.training) if s >= self.step} for e in self.events}
-
-    def bind(self, together: Together, index: int) -> None:
-        """From now on the values are those of a cohort."""
-        self._bound = (together, index)
-
-    def pause(self, state: TrainState, change: Change | None) -> None:
-        """Take the values out of the cohort, changed where an event did so."""
-        self._bound = None
-        mask = self.mask if change is None else change.mask
-        self.start = masks.apply_state(state if change is None else change.state, mask)
-        self.network.load(self.start, mask)
-        self.mask = self.network.mask
-
-    def look_at(self, change: Change) -> None:
-        """Show later events of this step what an earlier one changed."""
-        self.pause(change.state, change)
-
-    # What an event sees.
-
-    def state(self, *, optimizer: bool = False) -> TrainState:
-        if self._bound is None:
-            slots = self.start.optimizer if optimizer else None
-            slots = (slots or {}) if optimizer else None
-            weights = {n: w.clone() for n, w in self.start.weights.items()}
-            return TrainState(step=self.step, weights=weights, buffers={}, optimizer=slots)
-        together, index = self._bound
-        return TrainState(
-            step=self.step,
-            weights=together.cohort.weights(index),
-            buffers={},
-            optimizer=together.cohort.slots(index) if optimizer else None,
-        )
-
-    def evaluate(self, split: Split, state: TrainState | None = None) -> tuple[Tensor, Tensor]:
-        if self._bound is None:
-            return self.network.evaluate(split, state)
-        together, index = self._bound
-        return together.evaluate(index, split, state)
-
-    def pending_loss(self) -> tuple[float, int]:
-        return float(self.loss_sum), self.loss_count
-
-    def batch_loss(self) -> float:
-        mean = float(self.loss_sum) / self.loss_count if self.loss_count else float("nan")
-        self.loss_sum.zero_()
-        self.loss_count = 0
-        return mean
-
-    def gradient(self) -> Weights:
-        x, y = Batches(self.training, CPU)(self.step)
-        self._synced()
-        return self.network.gradient(x, y, seed_of(*self.training.streams["module"], self.step))
-
-    def module(self) -> nn.Module:
-        self._synced()
-        return self.network.module
-
-    @torch.no_grad()
-    def _synced(self) -> None:
-        if self._bound is not None:
-            for name, value in self.state().weights.items():
-                self.network.parameters[name].copy_(value)
-
-
-class Together:
-    """A cohort of perceptrons that advance step by step."""
+class Perceptrons:
+    """A cohort of perceptrons that advance step by step (``Together``)."""
 
     def __init__(self, lives: Sequence[Live], sparse_below: float) -> None:
         self._lives = lives
@@ -126,8 +39,6 @@ class Together:
         for live, key in zip(lives, self._keys, strict=True):
             self._batches.setdefault(key, Batches(live.training, CPU))
         self._gathered: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
-        for index, live in enumerate(lives):
-            live.bind(self, index)
 
     @torch.no_grad()
     def advance(self, stop: int) -> None:
@@ -144,6 +55,14 @@ class Together:
                     layer.spread()
         for live in self._lives:
             live.step = stop
+
+    def state(self, index: int, *, optimizer: bool) -> TrainState:
+        return TrainState(
+            step=self._lives[index].step,
+            weights=self.cohort.weights(index),
+            buffers={},
+            optimizer=self.cohort.slots(index) if optimizer else None,
+        )
 
     def _batch(self, key: object, step: int) -> tuple[Tensor, Tensor, Tensor]:
         x, y = self._batches[key](step)
