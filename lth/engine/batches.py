@@ -10,12 +10,29 @@ from lth.stream import generator
 from lth.training import Training
 
 
-class Batches:
-    """The batches of a Training, by absolute step.
+def drawn(training: Training, epoch: int) -> tuple[Tensor, ...]:
+    """An epoch's permutation of the train split and, where there is any, its augmentation.
 
-    Epoch e is permuted by the stream ``(*order, "epoch", e)`` and augmented by
-    ``(*augment, "epoch", e)``; both are drawn once per epoch on the CPU.
+    ``(order,)`` or ``(order, top, left, mirrored)``, each (n,), on the CPU.
+    Drawn by the streams ``(*order, "epoch", e)`` and ``(*augment, "epoch", e)``.
     """
+    task, streams = training.task, training.streams
+    stream = generator(*streams["order"], "epoch", epoch)
+    order = torch.randperm(len(task.train), generator=stream)
+    if not (task.crop or task.flip):
+        return (order,)
+    stream = generator(*streams["augment"], "epoch", epoch)
+    return order, *draw(len(task.train), crop=task.crop, flip=task.flip, generator=stream)
+
+
+def batch_key(training: Training) -> object:
+    """Equal for Trainings that see the same batches."""
+    streams = training.streams
+    return id(training.task), tuple(streams["order"]), tuple(streams["augment"])
+
+
+class Batches:
+    """The batches of a Training, by absolute step."""
 
     def __init__(self, training: Training, device: torch.device) -> None:
         self._training = training
@@ -38,11 +55,6 @@ class Batches:
         return x, y
 
     def _load(self, epoch: int) -> None:
-        task, streams = self._training.task, self._training.streams
-        order = generator(*streams["order"], "epoch", epoch)
-        self._order = torch.randperm(len(task.train), generator=order).to(self._device)
-        if task.crop or task.flip:
-            stream = generator(*streams["augment"], "epoch", epoch)
-            drawn = draw(len(task.train), crop=task.crop, flip=task.flip, generator=stream)
-            self._augmentation = tuple(a.to(self._device) for a in drawn)
+        order, *augmentation = (d.to(self._device) for d in drawn(self._training, epoch))
+        self._order, self._augmentation = order, tuple(augmentation)
         self._epoch = epoch

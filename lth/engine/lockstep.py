@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from lth import mask as masks
 from lth.dataset.task import Split
 from lth.engine.batches import Batches
 from lth.engine.network import Network
-from lth.protocol import Change, Event, Record, Resume, Stop, last_look
+from lth.protocol import Change, Engine, Event, Record, Result, Resume, Stop, last_look
+from lth.runtime import Runtime
 from lth.spec import Json, canonical, spec
 from lth.stream import seed_of
 from lth.training import Training
@@ -36,6 +37,58 @@ class Together(Protocol):
         ...
 
 
+Gather: TypeAlias = Callable[[Sequence["Live"]], Together]
+"""Binds networks together."""
+
+
+class CohortEngine(Engine, Protocol):
+    """An engine whose networks advance together, at most ``cohort`` of them."""
+
+    @property
+    def cohort(self) -> int: ...
+
+    def refusal(self, training: Training, runtime: Runtime) -> str | None: ...
+
+
+def train(
+    engine: CohortEngine,
+    group: Sequence[Training],
+    *,
+    events: Callable[[Training], Sequence[Event]],
+    resume: Callable[[Training], Resume | None],
+    runtime: Runtime,
+    gather: Callable[[Training], Gather],
+    in_common: Callable[[Training], Json] = lambda training: None,
+    channels_last: bool = False,
+) -> Iterator[Result]:
+    """Yield the result of each Training when those that advance together have ended.
+
+    ``gather(training)`` says how networks like it are bound; ``in_common`` what
+    they must share beside steps, rates and optimizer. ValueError names what the
+    engine cannot do.
+    """
+    for training in group:
+        reason = engine.refusal(training, runtime)
+        if reason is not None:
+            name = type(engine).__module__.rpartition(".")[2]
+            raise ValueError(f"engine: got {name}, which {reason}, allowed: auto, loop")
+    device = runtime.torch_device
+    lives = [Live(t, resume(t), events(t), device, channels_last=channels_last) for t in group]
+    for members in alike(lives, in_common):
+        first = members[0].training
+        with runtime.active(first.precision):
+            for part in batched(members, engine.cohort):
+                run(part, gather(first))
+        for live in members:
+            yield Result(
+                training=live.training,
+                end=live.state(),
+                mask=live.mask,
+                record=live.record,
+                numerics=engine.numerics(runtime, live.training),
+            )
+
+
 class Live:
     """One Training under way; a ``Moment``. Its values lie elsewhere while it is bound there."""
 
@@ -45,6 +98,8 @@ class Live:
         resume: Resume | None,
         events: Sequence[Event],
         device: torch.device,
+        *,
+        channels_last: bool = False,
     ) -> None:
         self.training = training
         self.device = device
@@ -54,7 +109,7 @@ class Live:
         self.resumed_at = None if resume is None else resume.state.step
         mask = training.mask if resume is None else resume.mask
         self.start = masks.apply_state(training.start if resume is None else resume.state, mask)
-        self.network = Network(training, device)
+        self.network = Network(training, device, channels_last=channels_last)
         self.network.load(self.start, mask)
         self.mask: Mask = self.network.mask
         loss, count = (0.0, 0) if resume is None else resume.pending_loss
@@ -165,7 +220,7 @@ def _signature(live: Live, also: Json) -> str:
     )
 
 
-def run(members: Sequence[Live], gather: Callable[[Sequence[Live]], Together]) -> None:
+def run(members: Sequence[Live], gather: Gather) -> None:
     """Advance from event to event; a network that stops leaves the others.
 
     ``gather`` binds networks together, anew whenever one leaves or is changed.
@@ -202,7 +257,7 @@ def run(members: Sequence[Live], gather: Callable[[Sequence[Live]], Together]) -
         live.pause(live.state(optimizer=True), None)
 
 
-def _bound(lives: Sequence[Live], gather: Callable[[Sequence[Live]], Together]) -> Together:
+def _bound(lives: Sequence[Live], gather: Gather) -> Together:
     together = gather(lives)
     for index, live in enumerate(lives):
         live.bind(together, index)

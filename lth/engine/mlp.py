@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from lth.engine.lockstep import Live, alike, batched, run
+from lth.engine import lockstep
 from lth.engine.perceptrons import Perceptrons
 from lth.protocol import Event, Result, Resume
 from lth.runtime import Runtime
@@ -39,7 +39,7 @@ class MLP:
 
     def groups(self, cohort: Sequence[Training], runtime: Runtime) -> Sequence[Sequence[Training]]:
         """Neighbours, at most ``cohort`` of them."""
-        return batched(cohort, self.cohort)
+        return lockstep.batched(cohort, self.cohort)
 
     def numerics(self, runtime: Runtime, training: Training) -> dict[str, Any]:
         """The runtime's and this engine's choices, and the precision."""
@@ -62,27 +62,15 @@ class MLP:
         resume: Callable[[Training], Resume | None],
         runtime: Runtime,
     ) -> Iterator[Result]:
-        """Yield the result of each Training when those that advance together have ended.
-
-        ValueError names what this engine cannot do.
-        """
-        for training in group:
-            reason = refusal(training, runtime)
-            if reason is not None:
-                raise ValueError(f"engine: got mlp, which {reason}, allowed: loop")
-        lives = [Live(t, resume(t), events(t), runtime.torch_device) for t in group]
-        for members in alike(lives, lambda training: None):
-            with runtime.active("fp32"):
-                run(members, lambda bound: Perceptrons(bound, self.sparse_below))
-            for live in members:
-                numerics = self.numerics(runtime, live.training)
-                yield Result(
-                    training=live.training,
-                    end=live.state(),
-                    mask=live.mask,
-                    record=live.record,
-                    numerics=numerics,
-                )
+        """See ``lockstep.train``."""
+        return lockstep.train(
+            self,
+            group,
+            events=events,
+            resume=resume,
+            runtime=runtime,
+            gather=lambda training: partial(Perceptrons, sparse_below=self.sparse_below),
+        )
 
 
 def refusal(training: Training, runtime: Runtime) -> str | None:
@@ -96,7 +84,7 @@ def refusal(training: Training, runtime: Runtime) -> str | None:
     return None if name is None else f"trains Linear-ReLU networks, not {name}"
 
 
-@functools.lru_cache(maxsize=64)
+@lru_cache(maxsize=64)
 def _other_network(
     model: Callable[..., nn.Module], input_shape: tuple[int, ...], num_classes: int
 ) -> str | None:

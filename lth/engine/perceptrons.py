@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from lth.dataset.task import Split
-from lth.engine.batches import Batches
+from lth.engine.batches import Batches, batch_key
 from lth.engine.lockstep import Live
 from lth.engine.network import CHUNK
 from lth.engine.packed import Cohort, Dense, Layer, Packed, Sparse, partial
-from lth.training import Training
 from lth.types import TrainState, Weights
 
 CPU = torch.device("cpu")
@@ -35,7 +34,7 @@ class Perceptrons:
         for live, packed in zip(lives, self.cohort.packed, strict=True):
             self._layers.append(_layers(live, packed, sparse_below, scratch))
         self._batches: dict[object, Batches] = {}
-        self._keys = [_batch_key(live.training) for live in lives]
+        self._keys = [batch_key(live.training) for live in lives]
         for live, key in zip(lives, self._keys, strict=True):
             self._batches.setdefault(key, Batches(live.training, CPU))
         self._gathered: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
@@ -137,12 +136,6 @@ class Perceptrons:
                 return chunks
             self._gathered[id(split)] = chunks
         return self._gathered[id(split)]
-
-
-def _batch_key(training: Training) -> object:
-    """Equal for Trainings that see the same batches."""
-    streams = training.streams
-    return id(training.task), tuple(streams["order"]), tuple(streams["augment"])
 
 
 def _layers(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lth.dataset.task import Split
-from lth.engine.batches import Batches
+from lth.engine.batches import Batches, batch_key
 from lth.engine.lockstep import Live
 from lth.engine.network import CHUNK
 from lth.engine.packed import ALIGN
@@ -51,7 +51,11 @@ class Stack:
         self._optimizer = build_optimizer(first.training.optimizer, self._holder)
         self._base_rates = [float(g["lr"]) for g in self._optimizer.param_groups]
         self._load_slots([live.start for live in self._places])
-        self._batches = {id(live): Batches(live.training, self._device) for live in lives}
+        self._keys = [batch_key(live.training) for live in self._places]
+        self._batches = {
+            key: Batches(live.training, self._device)
+            for key, live in zip(self._keys, self._places, strict=True)
+        }
         losses: Callable[..., Tensor] = torch.vmap(self._loss)
         self._losses = torch.compile(losses) if compile else losses
         self._evaluated: dict[str, tuple[int, list[tuple[Tensor, Tensor]]]] = {}
@@ -100,7 +104,7 @@ class Stack:
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         seen = {key: batches(step) for key, batches in self._batches.items()}
-        pairs = [seen[id(live)] for live in self._places]
+        pairs = [seen[key] for key in self._keys]
         return torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs])
 
     @torch.no_grad()

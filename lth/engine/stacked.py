@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lth.engine.lockstep import Live, alike, batched, run
+from lth.engine import lockstep
 from lth.engine.stack import Stack
 from lth.protocol import Event, Result, Resume
 from lth.runtime import Runtime
@@ -43,7 +43,7 @@ class Stacked:
 
     def groups(self, cohort: Sequence[Training], runtime: Runtime) -> Sequence[Sequence[Training]]:
         """Neighbours, at most ``cohort`` of them."""
-        return batched(cohort, self.cohort)
+        return lockstep.batched(cohort, self.cohort)
 
     def compiles(self, training: Training) -> bool:
         """Whether a Training is long enough for compiling to pay."""
@@ -72,29 +72,16 @@ class Stacked:
         resume: Callable[[Training], Resume | None],
         runtime: Runtime,
     ) -> Iterator[Result]:
-        """Yield the result of each Training when those that advance together have ended.
-
-        ValueError names what this engine cannot do.
-        """
-        for training in group:
-            reason = self.refusal(training, runtime)
-            if reason is not None:
-                raise ValueError(f"engine: got stacked, which {reason}, allowed: auto, loop")
-        lives = [Live(t, resume(t), events(t), runtime.torch_device) for t in group]
-        for members in alike(lives, _in_common):
-            first = members[0].training
-            stack = partial(Stack, size=self.cohort, compile=self.compiles(first))
-            with runtime.active(first.precision):
-                for part in batched(members, self.cohort):
-                    run(part, stack)
-            for live in members:
-                yield Result(
-                    training=live.training,
-                    end=live.state(),
-                    mask=live.mask,
-                    record=live.record,
-                    numerics=self.numerics(runtime, live.training),
-                )
+        """See ``lockstep.train``."""
+        return lockstep.train(
+            self,
+            group,
+            events=events,
+            resume=resume,
+            runtime=runtime,
+            gather=lambda t: partial(Stack, size=self.cohort, compile=self.compiles(t)),
+            in_common=_in_common,
+        )
 
 
 def _in_common(training: Training) -> Json:

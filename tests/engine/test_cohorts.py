@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lth import mask as masks
+from lth.engine.branches import CAPTURABLE, refused
+from lth.engine.graph import Graph, draws_random
 from lth.engine.loop import Loop
 from lth.engine.mlp import MLP, linears, refusal
 from lth.engine.stacked import Stacked
@@ -30,11 +32,21 @@ from lth.training import LearningRate, Training, dense
 
 Make = Callable[..., Training]
 CPU = Runtime(device="cpu")
+
+
+class Uncaptured(Graph):
+    """The graph engine where there are no graphs: the same updates, not captured."""
+
+    def refusal(self, training: Training, runtime: Runtime) -> str | None:
+        return refused(training.optimizer)
+
+
 ENGINES = {
     "dense": MLP(sparse_below=0.0),
     "sparse": MLP(sparse_below=1.0),
     "mlp": MLP(),
     "stacked": Stacked(cohort=3),
+    "graph": Uncaptured(cohort=3),
 }
 
 
@@ -127,6 +139,10 @@ def test_it_agrees_with_the_loop(
 def test_every_elementwise_optimizer(name: str, engine: Any, perceptron: Make) -> None:
     optimizer = functools.partial(getattr(torch.optim, name), lr=1e-3)
     training = perceptron(density=0.2, optimizer=optimizer, last_step=20)
+    if isinstance(engine, Graph) and name not in CAPTURABLE:
+        with pytest.raises(ValueError, match=f"captures SGD, Adam, AdamW, not {name}"):
+            run(engine, training)
+        return
     (own,) = run(engine, training, events=[Evaluate()])
     (wanted,) = run(Loop(), training, events=[Evaluate()])
     near(own, wanted, tolerance=1e-4)
@@ -262,7 +278,9 @@ def test_other_networks_devices_and_precisions_are_refused(perceptron: Make) -> 
     assert "Linear-ReLU networks, not Odd" in (refusal(training.replace(model=Odd), CPU) or "")
     assert "Linear-ReLU networks, not Own" in (refusal(training.replace(model=Own), CPU) or "")
     assert "in bf16" in (refusal(training.replace(precision="bf16"), CPU) or "")
-    with pytest.raises(ValueError, match="engine: got mlp, which trains Linear-ReLU .*: loop"):
+    with pytest.raises(
+        ValueError, match="got mlp, which trains Linear-ReLU .*: auto, loop"
+    ):
         run(MLP(), training.replace(model=Odd))
     assert linears(nn.Sequential(nn.Linear(3, 2))) is not None
     dropout = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 2))
@@ -291,6 +309,17 @@ def test_what_cannot_be_stacked_is_refused(perceptron: Make) -> None:
             run(Stacked(), odd)
 
 
+def test_what_cannot_be_captured_is_refused(perceptron: Make) -> None:
+    training = perceptron()
+    assert Graph().refusal(training, CPU) == "captures CUDA graphs, and the device is cpu"
+    with pytest.raises(ValueError, match="engine: got graph, which captures CUDA graphs"):
+        run(Graph(), training)
+    assert draws_random(Noisy, (1, 6, 6), 3) == "Noisy"
+    assert draws_random(Perceptron, (1, 6, 6), 3) is None
+    dampened = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.5)
+    assert refused(dampened) == "captures SGD without dampening only"
+
+
 def test_long_trainings_are_compiled_where_asked_for(perceptron: Make) -> None:
     engine = Stacked(cohort=2, compile_from=50)
     whole, part = perceptron(density=0.4), perceptron(last_step=49)
@@ -302,8 +331,9 @@ def test_long_trainings_are_compiled_where_asked_for(perceptron: Make) -> None:
 def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="compile_from: got 0, allowed: 1 update or more"):
         Stacked(compile_from=0)
-    with pytest.raises(ValueError, match="cohort: got 0, allowed: 1 or more"):
-        Stacked(cohort=0)
+    for engine in (Stacked, Graph):
+        with pytest.raises(ValueError, match="cohort: got 0, allowed: 1 or more"):
+            engine(cohort=0)
     with pytest.raises(ValueError, match="sparse_below: got 2, allowed: 0 to 1"):
         MLP(sparse_below=2)
     with pytest.raises(ValueError, match="cohort: got 0, allowed: 1 or more"):
