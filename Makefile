@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 WORKERS ?= 2
 ARGS   ?=
 
-.PHONY: help run test lint type bench report clean
+.PHONY: help run test lint type bench bench-gpu report clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -30,9 +30,13 @@ lint: $(READY) ## ruff: style and format
 type: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(READY) ## the benchmarks; a table on the screen, JSON in benchmarks/results/
+bench: $(READY) ## the benchmarks (DATA=a folder with MNIST for all of them); JSON in benchmarks/results/
 	$(BIN)/python -m benchmarks.cohort --json benchmarks/results/cohort.json
-	$(BIN)/python -m benchmarks.level --json benchmarks/results/level.json $(ARGS)
+	$(BIN)/python -m benchmarks.level --json benchmarks/results/level.json $(if $(DATA),--data $(DATA))
+	$(if $(DATA),$(BIN)/python -m benchmarks.experiment --json benchmarks/results/experiment.json --data $(DATA))
+
+bench-gpu: $(READY) ## network-updates per second on a GPU
+	$(BIN)/python -m benchmarks.gpu --json benchmarks/results/gpu.json
 
 report: $(READY) ## the report of every run in results/
 	$(BIN)/python -m analysis.report results $(ARGS)

@@ -1,8 +1,9 @@
 """``python -m benchmarks.cohort``: milliseconds per network and update, by density and cohort.
 
-LeNet-300-100 on noise of MNIST's shape and on digits. Against a good plain
-PyTorch loop on resident tensors (autograd, torch.optim, weights masked after
-each update). Minima over repeats, all in one run; only ratios travel.
+LeNet-300-100 on noise of MNIST's shape and on digits, Conv-2 and ResNet-20 on
+noise of CIFAR's. Against a good plain PyTorch loop on resident tensors
+(autograd, torch.optim, weights masked after each update). Minima over repeats,
+all in one run; only ratios travel.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,29 +21,91 @@ import torch
 import torch.nn.functional as F
 
 from lth import mask as masks
+from lth.dataset.dataset import DataSet
 from lth.dataset.digits import Digits
 from lth.dataset.synthetic import Synthetic
 from lth.dataset.task import Task
 from lth.engine.batches import Batches
 from lth.engine.loop import Loop
 from lth.engine.mlp import MLP
+from lth.engine.stacked import Stacked
 from lth.init.glorot_normal import GlorotNormal
 from lth.lr.constant import Constant
+from lth.model.conv import Conv2
 from lth.model.lenet_300_100 import LeNet300100
+from lth.model.resnet import ResNet20
 from lth.runtime import Runtime
 from lth.training import LearningRate, Training, dense
 
-DENSITIES = (1.0, 0.2, 0.05, 0.02, 0.015)
-COHORTS = (1, 3, 9)
 ADAM = partial(torch.optim.Adam, lr=1.2e-3)
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 
-def training(task: Task, index: int, density: float, optimizer: Any, steps: int) -> Training:
+MOMENTUM = partial(torch.optim.SGD, lr=0.03, momentum=0.9, weight_decay=1e-4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """One row's network, data and optimizer; ``engines`` are timed beside plain and ``loop``."""
+
+    name: str
+    source: DataSet
+    batch: int
+    optimizer: Any
+    model: Any = LeNet300100
+    densities: tuple[float, ...] = (1.0, 0.2, 0.05, 0.02, 0.015)
+    cohorts: tuple[int, ...] = (1, 3, 9)
+    engine: Any = MLP
+    every: int = 1
+    """Updates that stand for one of ``--steps``: slow networks make fewer."""
+
+
+_MNIST = Synthetic(shape=(1, 28, 28), train=12000, test=100)
+_CIFAR = Synthetic(shape=(3, 32, 32), train=4000, test=100)
+SETUPS = (
+    Setup(name="LeNet, 784, batch 60, Adam", source=_MNIST, batch=60, optimizer=ADAM),
+    Setup(name="LeNet, 784, batch 128, SGD", source=_MNIST, batch=128, optimizer=SGD),
+    Setup(name="LeNet, digits, batch 60, Adam", source=Digits(), batch=60, optimizer=ADAM),
+    Setup(
+        name="LeNet, digits, stacked",
+        source=Digits(),
+        batch=60,
+        optimizer=ADAM,
+        densities=(1.0, 0.05),
+        engine=Stacked,
+    ),
+    Setup(
+        name="Conv-2, batch 60, Adam",
+        source=_CIFAR,
+        batch=60,
+        optimizer=ADAM,
+        model=Conv2,
+        densities=(1.0, 0.05),
+        cohorts=(1, 3),
+        engine=Stacked,
+        every=10,
+    ),
+    Setup(
+        name="ResNet-20, batch 128, SGD",
+        source=_CIFAR,
+        batch=128,
+        optimizer=MOMENTUM,
+        model=ResNet20,
+        densities=(1.0, 0.05),
+        cohorts=(1, 3),
+        engine=Stacked,
+        every=20,
+    ),
+)
+
+
+def training(
+    task: Task, index: int, density: float, optimizer: Any, steps: int, model: Any = LeNet300100
+) -> Training:
     """A network of one density, its survivors spread evenly; three share a seed and its data."""
     whole = dense(
         task=task,
-        model=LeNet300100,
+        model=model,
         init=GlorotNormal(),
         optimizer=optimizer,
         learning_rate=LearningRate(shape=Constant(), total=steps),
@@ -93,39 +157,38 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", default="", help="only rows whose name holds this")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    noise = Synthetic(shape=(1, 28, 28), train=12000, test=100)
-    sources = {"784 inputs": noise, "digits": Digits()}
-    raws = {name: source.read(Path("data")) for name, source in sources.items()}
     rows = []
-    print(f"{'':28}density   plain    loop   " + "".join(f"   mlp x{n}" for n in COHORTS))
-    for name, batch, kind, optimizer in (
-        ("784 inputs", 60, "Adam", ADAM),
-        ("784 inputs", 128, "SGD", SGD),
-        ("digits", 60, "Adam", ADAM),
-    ):
-        tasks = [sources[name].task(raws[name], seed=s, batch_size=batch) for s in range(3)]
-        for density in DENSITIES:
+    print(f"{'':31}density    plain     loop   cohort: ms each")
+    for setup in SETUPS:
+        if options.only not in setup.name:
+            continue
+        steps = max(2, options.steps // setup.every)
+        raw = setup.source.read(Path("data"))
+        tasks = [setup.source.task(raw, seed=s, batch_size=setup.batch) for s in range(3)]
+        for density in setup.densities:
             nets = [
-                training(tasks[i // 3], i, density, optimizer, options.steps)
-                for i in range(max(COHORTS))
+                training(tasks[i // 3], i, density, setup.optimizer, steps, setup.model)
+                for i in range(max(setup.cohorts))
             ]
             timed = partial(milliseconds, repeats=options.repeats)
             row = {
-                "what": f"{name}, batch {batch}, {kind}",
+                "what": setup.name,
                 "density": density,
-                "plain": timed(lambda n=nets: plainly(n[0]), options.steps),
-                "loop": timed(lambda n=nets: by_engine(Loop(), n[:1]), options.steps),
+                "plain": timed(lambda n=nets: plainly(n[0]), steps),
+                "loop": timed(lambda n=nets: by_engine(Loop(), n[:1]), steps),
             }
-            for size in COHORTS:
-                job = partial(by_engine, MLP(cohort=size), nets[:size])
-                row[f"mlp_{size}"] = timed(job, options.steps * size)
+            name = setup.engine.__name__.lower()
+            for size in setup.cohorts:
+                job = partial(by_engine, setup.engine(cohort=size), nets[:size])
+                row[f"{name}_{size}"] = timed(job, steps * size)
             rows.append(row)
-            cells = "".join(f"{row[f'mlp_{n}']:9.3f}" for n in COHORTS)
+            cells = "".join(f"   {name} x{n} {row[f'{name}_{n}']:.3f}" for n in setup.cohorts)
             print(
-                f"{row['what']:28}{density:7.3f}{row['plain']:8.3f}{row['loop']:8.3f}   {cells}",
+                f"{setup.name:31}{density:7.3f}{row['plain']:9.3f}{row['loop']:9.3f}{cells}",
                 flush=True,
             )
     if options.json:
