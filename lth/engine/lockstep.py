@@ -59,14 +59,17 @@ def train(
     runtime: Runtime,
     gather: Callable[[Training], Gather],
     in_common: Callable[[Training], Json] = lambda training: None,
+    parts: Callable[[Sequence[Live]], Sequence[Sequence[Live]]] | None = None,
     channels_last: bool = False,
 ) -> Iterator[Result]:
-    """Yield the result of each Training when those that advance together have ended.
+    """Yield the result of each Training when those that advance with it have ended.
 
     ``gather(training)`` says how networks like it are bound; ``in_common`` what
-    they must share beside steps, rates and optimizer. ValueError names what the
-    engine cannot do.
+    they must share beside steps, rates and optimizer; ``parts`` how those that
+    could advance together are divided (default: ``cohort`` neighbours).
+    ValueError names what the engine cannot do.
     """
+    parts = parts or (lambda lives: batched(lives, engine.cohort))
     for training in group:
         reason = engine.refusal(training, runtime)
         if reason is not None:
@@ -76,17 +79,17 @@ def train(
     lives = [Live(t, resume(t), events(t), device, channels_last=channels_last) for t in group]
     for members in alike(lives, in_common):
         first = members[0].training
-        with runtime.active(first.precision):
-            for part in batched(members, engine.cohort):
+        for part in parts(members):
+            with runtime.active(first.precision):
                 run(part, gather(first))
-        for live in members:
-            yield Result(
-                training=live.training,
-                end=live.state(),
-                mask=live.mask,
-                record=live.record,
-                numerics=engine.numerics(runtime, live.training),
-            )
+            for live in part:
+                yield Result(
+                    training=live.training,
+                    end=live.state(),
+                    mask=live.mask,
+                    record=live.record,
+                    numerics=engine.numerics(runtime, live.training),
+                )
 
 
 class Live:

@@ -10,11 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from lth import mask as masks
 from lth.engine import lockstep
 from lth.engine.perceptrons import Perceptrons
 from lth.protocol import Event, Result, Resume
 from lth.runtime import Runtime
 from lth.training import Training
+
+CACHED = 300_000
+"""Survivors that advance together: with gradient and Adam's slots 16 bytes each, some 5 MB.
+
+More of them are slower than one after another, because every update walks all of them.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +32,8 @@ class MLP:
     see the same data share its gathering; a layer whose density is at most
     ``sparse_below`` is computed by sparse products, else by dense ones. A
     Training's numbers do not depend on who shares its cohort. Up to ``cohort``
-    Trainings advance together. Refused: other networks, devices and precisions.
+    Trainings advance together, fewer where they are dense. Refused: other
+    networks, devices and precisions.
     """
 
     sparse_below: float = 0.25
@@ -70,7 +78,21 @@ class MLP:
             resume=resume,
             runtime=runtime,
             gather=lambda training: partial(Perceptrons, sparse_below=self.sparse_below),
+            parts=self._parts,
         )
+
+    def _parts(self, lives: Sequence[lockstep.Live]) -> list[list[lockstep.Live]]:
+        """Neighbours, at most ``cohort`` of them, whose survivors fit the cache together."""
+        parts: list[list[lockstep.Live]] = [[]]
+        size = 0
+        for live in lives:
+            own = masks.remaining(live.mask)
+            if parts[-1] and (len(parts[-1]) == self.cohort or size + own > CACHED):
+                parts.append([])
+                size = 0
+            parts[-1].append(live)
+            size += own
+        return parts
 
 
 def refusal(training: Training, runtime: Runtime) -> str | None:
