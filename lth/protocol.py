@@ -109,7 +109,8 @@ class Finder(Protocol):
     ``keep`` the number of weights to keep in all layers that pruning may touch.
     ``mask`` reads the mask off that Training's result. ``controls`` are
     Trainings beside it. ``variants`` names its own result first, then those;
-    the ticket is the mask that was found, rewound and trained.
+    the ticket is the mask that was found, rewound and trained. Where it has
+    ``trains_weights`` and that is False, final weights are the parent's.
     """
 
     @property

@@ -451,9 +451,11 @@ class Search:
         def allocate(scores: Scores) -> Mask:
             return self.allocate(scores, old.mask, ground.level, old.excluded)
 
+        # Where no weight was trained, what is rewound is still the parent's.
+        parent = row.stored if getattr(finder, "trains_weights", True) else old.parent
         return dataclasses.replace(
             ground,
-            history=dataclasses.replace(old, parent=row.stored),
+            history=dataclasses.replace(old, parent=parent),
             mask=finder.mask(row.stored, allocate=allocate),
             cost=row.search_steps + row.stored.done["updates"],
         )
