@@ -23,6 +23,7 @@ NAMES = {
     "DynamicSparse": "dynamic sparse training (weights drop out and grow back)",
     "EarlyBird": "early-bird tickets",
     "EdgePopup": "edge-popup (scores are trained, weights never)",
+    "Supermask": "supermasks (chances are trained, weights never)",
     "Gradual": "gradual pruning within one training",
 }
 """Where a component's own name would not do; others are told by their names."""
@@ -36,6 +37,7 @@ VARIANTS = {
     "other_order": "the ticket itself, trained on another order of the data",
     "sham": "nothing pruned: dense weights trained again as the ticket was",
     "edge_popup": "the subnetwork as it was found, its weights never trained",
+    "supermask": "the subnetwork as it was found, its weights never trained",
     "static": "the mask that a moving one began with, kept as it was",
 }
 

@@ -440,24 +440,27 @@ class Search:
         rows = planned.complete(workshop)
         found = {r.seed: r for r in rows if r.variant == finder.variants[0]}
         return rows, [
-            self._found(finder, ground, found[ground.seed])
+            self._found(finder, ground, found[ground.seed], workshop)
             for ground in grounds
             if found[ground.seed].stored.status != "diverged"
         ]
 
-    def _found(self, finder: Finder, ground: Ground, row: Row) -> Ground:
-        old = ground.history
+    def _found(self, finder: Finder, ground: Ground, row: Row, workshop: Workshop) -> Ground:
+        old, found = ground.history, row.stored
+        if found.dropped:
+            again = dataclasses.replace(self.ticket_watch(), tensors=True)
+            (found,) = workshop.complete([row.training], again)
 
         def allocate(scores: Scores) -> Mask:
             return self.allocate(scores, old.mask, ground.level, old.excluded)
 
         # Where no weight was trained, what is rewound is still the parent's.
-        parent = row.stored if getattr(finder, "trains_weights", True) else old.parent
+        parent = found if getattr(finder, "trains_weights", True) else old.parent
         return dataclasses.replace(
             ground,
             history=dataclasses.replace(old, parent=parent),
-            mask=finder.mask(row.stored, allocate=allocate),
-            cost=row.search_steps + row.stored.done["updates"],
+            mask=finder.mask(found, allocate=allocate),
+            cost=row.search_steps + found.done["updates"],
         )
 
     def history(

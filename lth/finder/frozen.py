@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lth.history import History
 from lth.layer import kinds
+from lth.optimizer import at_rate
 from lth.protocol import Change, Moment, Record
 from lth.training import Training
 from lth.types import TrainState, Weights
@@ -116,14 +116,13 @@ def freeze(
     buffers = {**theta.buffers, **{n: w for n, w in theta.weights.items() if n not in mask}}
     buffers |= {frozen_name(n): theta.weights[n] for n in mask}
     buffers |= {alive_name(n): m for n, m in mask.items()}
-    optimizer: Any = ticket.optimizer
     return ticket.replace(
         model=Frozen(model=ticket.model, choice=choice),
         mask=mask,
         start=TrainState(step=0, weights=scores, buffers=buffers),
         first_step=0,
         last_step=history.train_steps,
-        optimizer=optimizer if lr is None else functools.partial(optimizer, lr=lr),
+        optimizer=ticket.optimizer if lr is None else at_rate(ticket.optimizer, lr),
         learning_rate=dataclasses.replace(ticket.learning_rate, hold=False),
         events=(*ticket.events, Settle()),
     )
