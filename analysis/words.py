@@ -33,6 +33,8 @@ VARIANTS = {
     "shuffled_mask": "the ticket's start under its mask, shuffled within each layer",
     "random_mask": "the ticket's start under a random mask with as many weights",
     "sign_reinit": "the ticket's mask with fresh magnitudes, signs kept",
+    "signed_constant": "the ticket's mask and signs with one magnitude per layer",
+    "reshuffle": "the ticket's mask with its magnitudes shuffled within each layer, signs kept",
     "same_mask": "the ticket's mask from another start or schedule",
     "other_order": "the ticket itself, trained on another order of the data",
     "sham": "nothing pruned: dense weights trained again as the ticket was",

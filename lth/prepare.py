@@ -94,6 +94,7 @@ def prepare(run: Run, raw: Raw) -> Search:
         label_smoothing=root.label_smoothing,
         grad_clip=root.grad_clip,
         precision=root.precision,
+        fill=root.fill,
         watch=Watch(
             keep=frozenset(keep),
             keep_early_stop=EARLY_STOP in root.keep,

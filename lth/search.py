@@ -17,6 +17,7 @@ from lth.complete import Watch, Workshop
 from lth.dataset.task import Task
 from lth.engine.batches import Batches
 from lth.event.evaluate import EARLY_STOP
+from lth.fill import ZERO, fill_of
 from lth.history import History
 from lth.level import PRELUDE, TICKET, Ground, Level, Row
 from lth.protocol import Allocation, Baseline, Criterion, Event, Finder, Init, Rewind, Schedule
@@ -48,7 +49,7 @@ class Search:
     variants of it) or ``shared``. ``known(seed, level, parent's id)`` gives a
     ticket's mask that was found before, for where the parent's end is no longer
     stored. ``baseline_levels`` says at which levels
-    controls are trained.
+    controls are trained. ``fill`` says what pruned weights hold (see ``lth.fill``).
     """
 
     seeds: Sequence[int]
@@ -74,6 +75,7 @@ class Search:
     label_smoothing: float = 0.0
     grad_clip: float | None = None
     precision: str = "fp32"
+    fill: str = ZERO
     finder: Finder | None = None
     known: Callable[[int, int, str], Mask | None] = lambda seed, level, parent: None
     watch: Watch = field(default_factory=Watch)
@@ -254,7 +256,18 @@ class Search:
             last_step=restart.last_step,
             learning_rate=dataclasses.replace(self.learning_rate, hold=restart.hold),
             streams=self._streams(seed, level),
+            fill=None,
         )
+
+    def filled(self, ticket: Training, history: History) -> Training:
+        """The ticket with what its pruned weights hold; its controls hold the same.
+
+        Weights moved from theta_0 to the state that was scored.
+        """
+        fill = fill_of(
+            self.fill, ticket.mask, history.initial.weights, lambda: history.scored.weights
+        )
+        return ticket if fill is None else ticket.replace(fill=fill)
 
     def control(
         self,
@@ -380,6 +393,7 @@ class Search:
             ticket = self.ticket(
                 ground.history, ground.parent.training, ground.mask, seed=ground.seed, level=level
             )
+            ticket = self.filled(ticket, ground.history)
             planned.plan(ground, ticket, self.ticket_watch(), TICKET, cost=ground.cost)
             for name, baseline in self.baselines.items() if self.has_controls(level) else ():
                 for draw in range(baseline.draws):
@@ -409,9 +423,9 @@ class Search:
         return training.updates
 
     def _reads_parent_end(self) -> bool:
-        """Whether tickets or controls start from what their parent's training ended with."""
+        """Whether tickets or controls hold anything of what their parent's training ended with."""
         cells = [self.rewind, *(b.rewind for b in self.baselines.values() if hasattr(b, "rewind"))]
-        return any(
+        return self.fill == "by_movement" or any(
             getattr(c, "weights", "final") == "final" or getattr(c, "statistics", "") == "other"
             for c in cells
         )
