@@ -223,8 +223,10 @@ class Workshop:
         _check_prefix(training, result.record, old)
         if digests_of(result) != old.done["digests"]:
             raise ReplayError(f"the replay of Training {training.id[:12]} ended elsewhere")
-        # What other probes saw then they would see again.
+        # What other probes saw and kept then they would see again.
         result.record.probes = {n: old.probe(n) for n in old.probes()} | result.record.probes
+        named = {n for n in old.kept() if not n.isdigit() and n != EARLY_STOP}
+        result.record.states = {n: old.state(n) for n in named} | result.record.states
         probes = observed["probes"] | union.observed()["probes"]
         return self.store.put(result, observed={**union.observed(), "probes": probes})
 

@@ -40,6 +40,8 @@ class Criterion(Protocol):
 
     ``forward(state, x, train=True)`` runs the network in train or eval mode and
     changes nothing; ``batches()`` iterates over the level's training batches.
+    Where it has ``watches(prune_at)``, that gives the events, by name, that have
+    to watch the training of a parent: ``history.watched`` is what they kept.
     """
 
     def __call__(

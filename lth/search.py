@@ -310,10 +310,12 @@ class Search:
         )
 
     def ticket_watch(self) -> Watch:
-        """What later levels need of a parent: the state that is scored."""
+        """What later levels need of a parent: the state that is scored, and what saw it come."""
         at_step = isinstance(self.prune_at, int)
+        watches = getattr(self.criterion, "watches", None)
         return dataclasses.replace(
             self.watch,
+            probes={**self.watch.probes, **(watches(self.prune_at) if watches else {})},
             keep=self.watch.keep | ({int(self.prune_at)} if at_step else set()),
             keep_early_stop=self.watch.keep_early_stop or self.prune_at == EARLY_STOP,
         )

@@ -104,7 +104,8 @@ class Stored:
         if name not in self.done["files"]:
             raise KeyError(f"Training {self.id[:12]} keeps no state {when!r}")
         state = tensors.decode_state(self.read(name), self.packing(str(when)))
-        if FILL not in self.done["files"]:
+        network = str(when).isdigit() or when in ("start", "end", "early_stop")
+        if FILL not in self.done["files"] or not network:
             return state
         fill, _ = tensors.decode(self.read(FILL))
         return masks.apply_state(state, self.mask(), fill)
