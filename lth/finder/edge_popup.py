@@ -93,7 +93,7 @@ def top(magnitude: Tensor, alive: Tensor, count: int) -> Tensor:
     if count == 0:
         return torch.zeros_like(alive)
     flat = torch.where(alive, magnitude, magnitude.new_tensor(-1.0)).flatten()
-    least = flat.kthvalue(flat.numel() - count + 1).values
+    least = flat.topk(count, sorted=False).values.min()  # kthvalue is refused by deterministic GPUs
     above, equal = flat > least, flat == least
     first = equal & (equal.cumsum(0) <= count - above.sum())
     return (above | first).reshape(alive.shape)

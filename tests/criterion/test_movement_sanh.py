@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from lth import mask as masks
+from lth.build import build
 from lth.complete import Watch
+from lth.config import ConfigError
 from lth.criterion.movement_sanh import MovementSanh
 from lth.engine.auto import Auto
 from lth.engine.loop import Loop
@@ -24,7 +28,10 @@ from lth.event.gradient_norm import GradientNorm
 from lth.event.movement import Movement
 from lth.finder.early_bird import EarlyBird
 from lth.history import History
+from lth.paths import conf_dir
+from lth.prepare import prepare, read_data
 from lth.protocol import Engine, Result, Resume
+from lth.run import register
 from lth.runtime import Runtime
 from lth.search import CriterionError
 from lth.step import Step
@@ -204,6 +211,16 @@ def test_it_goes_with_a_finder_and_with_fill(make_search: Make, make_workshop: M
     sums = ticket.stored.state("movement").weights
     for name, kept in ticket.training.mask.items():
         assert bool((sums[name][~kept] == 0).all())
+
+
+def test_a_run_that_scores_the_start_is_refused(tmp_path: Path) -> None:
+    register()
+    settings = ["criterion=movement_sanh", "dataset=synthetic", "sink=[]", "device=cpu"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = compose("run", overrides=[*settings, "prune_at=0it", f"store.root={tmp_path}"])
+    run = build(config)
+    with pytest.raises(ConfigError, match="prune_at: got 0it, allowed: after 0it .the criterion"):
+        prepare(run, read_data(run))
 
 
 def test_nothing_moves_before_the_first_update(make_search: Make, make_workshop: Make) -> None:

@@ -95,15 +95,6 @@ def test_the_state_that_is_scored_is_had_again(tmp_path: Path) -> None:
     assert digests(tmp_path / "thin") == digests(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("finder", ["early_bird", "supermask"])
-def test_what_a_mask_is_read_off_is_had_again(finder: str, tmp_path: Path) -> None:
-    settings = ["levels=1", f"finder={finder}", "seeds=[0]", "baseline=[]"]
-    first = run(tmp_path, *settings, "store.keep_tensors=masks")
-    table, before = summary(evidence(first)), digests(tmp_path)
-    again = run(tmp_path, *settings, "store.keep_tensors=masks")
-    assert summary(evidence(again)) == table and digests(tmp_path) == before
-
-
 def test_a_dropped_ticket_says_so(tmp_path: Path) -> None:
     folder = run(tmp_path, "levels=1", "store.keep_tensors=masks")
     with pytest.raises(DroppedError, match="store.keep_tensors"):
