@@ -22,6 +22,8 @@ NAMES = {
     "SignedConstant": "signed constants",
     "DynamicSparse": "dynamic sparse training (weights drop out and grow back)",
     "EarlyBird": "early-bird tickets",
+    "EdgePopup": "edge-popup (scores are trained, weights never)",
+    "Supermask": "supermasks (chances are trained, weights never)",
     "Gradual": "gradual pruning within one training",
 }
 """Where a component's own name would not do; others are told by their names."""
@@ -31,9 +33,13 @@ VARIANTS = {
     "shuffled_mask": "the ticket's start under its mask, shuffled within each layer",
     "random_mask": "the ticket's start under a random mask with as many weights",
     "sign_reinit": "the ticket's mask with fresh magnitudes, signs kept",
+    "signed_constant": "the ticket's mask and signs with one magnitude per layer",
+    "reshuffle": "the ticket's mask with its magnitudes shuffled within each layer, signs kept",
     "same_mask": "the ticket's mask from another start or schedule",
     "other_order": "the ticket itself, trained on another order of the data",
     "sham": "nothing pruned: dense weights trained again as the ticket was",
+    "edge_popup": "the subnetwork as it was found, its weights never trained",
+    "supermask": "the subnetwork as it was found, its weights never trained",
     "static": "the mask that a moving one began with, kept as it was",
 }
 

@@ -21,6 +21,7 @@ from lth.config import GROUPS, OPTIONAL_GROUPS, ConfigError, RunConfig, Streams,
 from lth.dataset.dataset import DataSet
 from lth.event.checkpoint import Interval
 from lth.event.evaluate import EARLY_STOP
+from lth.fill import FILLS, ZERO
 from lth.optimizer import ELEMENTWISE
 from lth.runtime import Runtime
 from lth.spec import Json, spec
@@ -167,6 +168,13 @@ def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list
     need(root["precision"] in PRECISIONS, "precision", ", ".join(PRECISIONS))
     need(root["grad_clip"] is None or root["grad_clip"] > 0, "grad_clip", "null or above 0")
     need(0 <= root["label_smoothing"] < 1, "label_smoothing", "0 <= label_smoothing < 1")
+    need(root["fill"] in FILLS, "fill", ", ".join(FILLS))
+    if root["score_steps"] > 1:
+        need(root["fill"] == ZERO, "fill", "zero (with score_steps above 1)")
+    if getattr(components["finder"], "trains_weights", components["finder"] is not None):
+        # Where its training prunes, every weight that it pruned moved to 0.
+        allowed = ", ".join(f for f in FILLS if f != "by_movement")
+        need(root["fill"] != "by_movement", "fill", f"{allowed} (with this finder)")
     low_high = root["verdict_density"]
     need(
         len(low_high) == 2 and 0 <= low_high[0] <= low_high[1] <= 1,

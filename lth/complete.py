@@ -237,7 +237,7 @@ class Workshop:
         self.say(f"replaying Training {training.id[:12]} to record what was not recorded")
         observed = old.done["observed"]
         union = Watch(
-            keep=watch.keep | {int(s) for s in old.kept() - {EARLY_STOP}},
+            keep=watch.keep | {int(s) for s in old.kept() if s.isdigit()},
             keep_early_stop=watch.keep_early_stop or EARLY_STOP in old.kept(),
             keep_optimizer=watch.keep_optimizer or _keeps_optimizer(old),
             test_curve=watch.test_curve or observed["test_curve"],
@@ -247,8 +247,10 @@ class Workshop:
         _check_prefix(training, result.record, old)
         if digests_of(result) != old.done["digests"]:
             raise ReplayError(f"the replay of Training {training.id[:12]} ended elsewhere")
-        # What other probes saw then they would see again.
+        # What other probes saw and kept then they would see again.
         result.record.probes = {n: old.probe(n) for n in old.probes()} | result.record.probes
+        named = {n for n in old.kept() if not n.isdigit() and n != EARLY_STOP}
+        result.record.states = {n: old.state(n) for n in named} | result.record.states
         probes = observed["probes"] | union.observed()["probes"]
         return self.store.put(result, observed={**union.observed(), "probes": probes})
 
@@ -281,7 +283,7 @@ def _missing_states(stored: Stored, watch: Watch) -> set[str]:
     if watch.tensors:
         passed |= {w for w in ("start", "end") if state_file(w) in stored.dropped}
     if watch.keep_optimizer:
-        kept -= {s for s in kept - {EARLY_STOP} if stored.state(s).optimizer is None}
+        kept -= {s for s in kept if s.isdigit() and stored.state(s).optimizer is None}
     return passed - kept
 
 
@@ -293,7 +295,7 @@ def _lacks_rows(stored: Stored, watch: Watch) -> bool:
 
 
 def _keeps_optimizer(stored: Stored) -> bool:
-    steps = stored.kept() - {EARLY_STOP}
+    steps = (s for s in stored.kept() if s.isdigit())
     return any(stored.state(s).optimizer is not None for s in steps)
 
 

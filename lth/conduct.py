@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
+
+import torch
 
 from lth.build import Run
 from lth.complete import ReplayError, Workshop
@@ -14,6 +16,9 @@ from lth.config import ConfigError
 from lth.crew import crew
 from lth.event.checkpoint import Interval
 from lth.event.progress import Progress
+from lth.fill import ZERO
+from lth.finder.frozen import Frozen
+from lth.finder.supermask import Bernoulli
 from lth.layer import uses
 from lth.level import PRELUDE, Row
 from lth.plan import Plan, plan
@@ -103,10 +108,21 @@ def conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | None
 def _check_engine(run: Run, search: Search) -> None:
     """A named engine refuses what it cannot do; only ``auto`` chooses another."""
     ask = getattr(run.engine, "refusal", None)
-    reason = ask(search.dense(search.seeds[0]), run.runtime) if ask is not None else None
-    if reason is not None:
+    reasons = [] if ask is None else [ask(t, run.runtime) for t in _kinds(search)]
+    for reason in filter(None, reasons):
         name = type(run.engine).__module__.rpartition(".")[2]
         raise ConfigError([f"engine: got {name}, which {reason}, allowed: auto, loop"])
+
+
+def _kinds(search: Search) -> Iterator[Training]:
+    """A Training of each kind that an engine may refuse."""
+    dense = search.dense(search.seeds[0])
+    yield dense
+    if search.fill != ZERO:
+        nothing = {n: torch.zeros_like(m) for n, m in dense.mask.items()}
+        yield dense.replace(mask=nothing, fill={n: dense.start.weights[n] for n in nothing})
+    if not getattr(search.finder, "trains_weights", True):
+        yield dense.replace(model=Frozen(model=dense.model, choice=Bernoulli()))
 
 
 class _Display:

@@ -48,6 +48,7 @@ SEMANTIC_KEYS = (
     "precision",
     "grad_clip",
     "label_smoothing",
+    "fill",
     "endpoint",
     "verdict_against",
     "verdict_density",
@@ -103,6 +104,7 @@ class RunConfig:
     precision: str = "fp32"
     grad_clip: float | None = None
     label_smoothing: float = 0.0
+    fill: str = "zero"
     checkpoint_every: str = "60s"
     num_threads: int = 1
     workers: int = 1

@@ -88,6 +88,10 @@ class History:
         """The dense network at ``step``; KeyError where that state was not kept."""
         return self._state(self.dense, str(step))
 
+    def watched(self, name: str) -> TrainState:
+        """What an event kept, under its name, of the parent's training."""
+        return self._state(self.parent, name)
+
     def of_dense(self) -> History:
         """The same history with the dense network as the parent."""
         return History(

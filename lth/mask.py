@@ -74,16 +74,19 @@ def keep_top(scores: Scores, mask: Mask, count: int) -> dict[str, Tensor]:
     return {n: part.reshape(mask[n].shape) for n, part in zip(names, parts, strict=True)}
 
 
-def apply(weights: Weights, mask: Mask) -> dict[str, Tensor]:
-    """A copy of ``weights`` that is exactly 0.0 where ``mask`` is False."""
+def apply(weights: Weights, mask: Mask, fill: Weights | None = None) -> dict[str, Tensor]:
+    """A copy of ``weights`` that is exactly 0.0, or ``fill``, where ``mask`` is False."""
+    fill = fill or {}
     return {
-        n: torch.where(mask[n], w, torch.zeros_like(w)) if n in mask else w.clone()
+        n: torch.where(mask[n], w, fill[n] if n in fill else torch.zeros_like(w))
+        if n in mask
+        else w.clone()
         for n, w in weights.items()
     }
 
 
-def apply_state(state: TrainState, mask: Mask) -> TrainState:
-    """``state`` with masked weights and masked optimiser slots; buffers are copied."""
+def apply_state(state: TrainState, mask: Mask, fill: Weights | None = None) -> TrainState:
+    """``state`` with masked (or filled) weights and masked optimiser slots; buffers are copied."""
     optimizer = state.optimizer
     if optimizer is not None:
         optimizer = {
@@ -92,7 +95,7 @@ def apply_state(state: TrainState, mask: Mask) -> TrainState:
         }
     return TrainState(
         step=state.step,
-        weights=apply(state.weights, mask),
+        weights=apply(state.weights, mask, fill),
         buffers={n: b.clone() for n, b in state.buffers.items()},
         optimizer=optimizer,
     )

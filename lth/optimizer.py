@@ -54,6 +54,16 @@ def build_optimizer(
     return optimizer(module.parameters(), **options)
 
 
+def at_rate(
+    optimizer: Callable[..., torch.optim.Optimizer], lr: float
+) -> Callable[..., torch.optim.Optimizer]:
+    """The same optimizer with another base learning rate."""
+    if not isinstance(optimizer, functools.partial):
+        return functools.partial(optimizer, lr=lr)
+    # Not a partial of a partial: one that is a subclass would hide the optimizer's name.
+    return functools.partial(optimizer.func, **{**optimizer.keywords, "lr": lr})
+
+
 def slots(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     """The optimizer's state as ``<parameter>/<slot>`` tensors on the CPU (copies)."""
     found = {}

@@ -94,6 +94,7 @@ def prepare(run: Run, raw: Raw) -> Search:
         label_smoothing=root.label_smoothing,
         grad_clip=root.grad_clip,
         precision=root.precision,
+        fill=root.fill,
         watch=Watch(
             keep=frozenset(keep),
             keep_early_stop=EARLY_STOP in root.keep,
@@ -227,6 +228,11 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
             faults.append(f"{key}.{error}")
         if getattr(rewind, "optimizer", "fresh") == "saved" and search.rewind_step == 0:
             faults.append(f"{key}.optimizer: got 'saved', allowed: fresh (with rewind_step=0it)")
+    if search.prune_at == first and hasattr(run.criterion, "watches"):
+        faults.append(
+            f"prune_at: got {root.prune_at}, allowed: after {first}it (the criterion watches the "
+            "updates before it)"
+        )
     if isinstance(search.prune_at, int) and not first <= search.prune_at <= last:
         faults.append(
             f"prune_at: got {root.prune_at}, allowed: {first}it to {last}it, end or early_stop"

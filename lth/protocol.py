@@ -40,6 +40,8 @@ class Criterion(Protocol):
 
     ``forward(state, x, train=True)`` runs the network in train or eval mode and
     changes nothing; ``batches()`` iterates over the level's training batches.
+    Where it has ``watches(prune_at)``, that gives the events, by name, that have
+    to watch the training of a parent: ``history.watched`` is what they kept.
     """
 
     def __call__(
@@ -109,7 +111,8 @@ class Finder(Protocol):
     ``keep`` the number of weights to keep in all layers that pruning may touch.
     ``mask`` reads the mask off that Training's result. ``controls`` are
     Trainings beside it. ``variants`` names its own result first, then those;
-    the ticket is the mask that was found, rewound and trained.
+    the ticket is the mask that was found, rewound and trained. Where it has
+    ``trains_weights`` and that is False, final weights are the parent's.
     """
 
     @property

@@ -17,6 +17,7 @@ from lth.complete import Watch, Workshop
 from lth.dataset.task import Task
 from lth.engine.batches import Batches
 from lth.event.evaluate import EARLY_STOP
+from lth.fill import ZERO, fill_of
 from lth.history import History
 from lth.level import PRELUDE, TICKET, Ground, Level, Row
 from lth.protocol import Allocation, Baseline, Criterion, Event, Finder, Init, Rewind, Schedule
@@ -48,7 +49,7 @@ class Search:
     variants of it) or ``shared``. ``known(seed, level, parent's id)`` gives a
     ticket's mask that was found before, for where the parent's end is no longer
     stored. ``baseline_levels`` says at which levels
-    controls are trained.
+    controls are trained. ``fill`` says what pruned weights hold (see ``lth.fill``).
     """
 
     seeds: Sequence[int]
@@ -74,6 +75,7 @@ class Search:
     label_smoothing: float = 0.0
     grad_clip: float | None = None
     precision: str = "fp32"
+    fill: str = ZERO
     finder: Finder | None = None
     known: Callable[[int, int, str], Mask | None] = lambda seed, level, parent: None
     watch: Watch = field(default_factory=Watch)
@@ -254,7 +256,18 @@ class Search:
             last_step=restart.last_step,
             learning_rate=dataclasses.replace(self.learning_rate, hold=restart.hold),
             streams=self._streams(seed, level),
+            fill=None,
         )
+
+    def filled(self, ticket: Training, history: History) -> Training:
+        """The ticket with what its pruned weights hold; its controls hold the same.
+
+        Weights moved from theta_0 to the state that was scored.
+        """
+        fill = fill_of(
+            self.fill, ticket.mask, history.initial.weights, lambda: history.scored.weights
+        )
+        return ticket if fill is None else ticket.replace(fill=fill)
 
     def control(
         self,
@@ -297,10 +310,12 @@ class Search:
         )
 
     def ticket_watch(self) -> Watch:
-        """What later levels need of a parent: the state that is scored."""
+        """What later levels need of a parent: the state that is scored, and what saw it come."""
         at_step = isinstance(self.prune_at, int)
+        watches = getattr(self.criterion, "watches", None)
         return dataclasses.replace(
             self.watch,
+            probes={**self.watch.probes, **(watches(self.prune_at) if watches else {})},
             keep=self.watch.keep | ({int(self.prune_at)} if at_step else set()),
             keep_early_stop=self.watch.keep_early_stop or self.prune_at == EARLY_STOP,
         )
@@ -380,6 +395,7 @@ class Search:
             ticket = self.ticket(
                 ground.history, ground.parent.training, ground.mask, seed=ground.seed, level=level
             )
+            ticket = self.filled(ticket, ground.history)
             planned.plan(ground, ticket, self.ticket_watch(), TICKET, cost=ground.cost)
             for name, baseline in self.baselines.items() if self.has_controls(level) else ():
                 for draw in range(baseline.draws):
@@ -409,9 +425,9 @@ class Search:
         return training.updates
 
     def _reads_parent_end(self) -> bool:
-        """Whether tickets or controls start from what their parent's training ended with."""
+        """Whether tickets or controls hold anything of what their parent's training ended with."""
         cells = [self.rewind, *(b.rewind for b in self.baselines.values() if hasattr(b, "rewind"))]
-        return any(
+        return self.fill == "by_movement" or any(
             getattr(c, "weights", "final") == "final" or getattr(c, "statistics", "") == "other"
             for c in cells
         )
@@ -440,22 +456,27 @@ class Search:
         rows = planned.complete(workshop)
         found = {r.seed: r for r in rows if r.variant == finder.variants[0]}
         return rows, [
-            self._found(finder, ground, found[ground.seed])
+            self._found(finder, ground, found[ground.seed], workshop)
             for ground in grounds
             if found[ground.seed].stored.status != "diverged"
         ]
 
-    def _found(self, finder: Finder, ground: Ground, row: Row) -> Ground:
-        old = ground.history
+    def _found(self, finder: Finder, ground: Ground, row: Row, workshop: Workshop) -> Ground:
+        old, found = ground.history, row.stored
+        if found.dropped:
+            again = dataclasses.replace(self.ticket_watch(), tensors=True)
+            (found,) = workshop.complete([row.training], again)
 
         def allocate(scores: Scores) -> Mask:
             return self.allocate(scores, old.mask, ground.level, old.excluded)
 
+        # Where no weight was trained, what is rewound is still the parent's.
+        parent = found if getattr(finder, "trains_weights", True) else old.parent
         return dataclasses.replace(
             ground,
-            history=dataclasses.replace(old, parent=row.stored),
-            mask=finder.mask(row.stored, allocate=allocate),
-            cost=row.search_steps + row.stored.done["updates"],
+            history=dataclasses.replace(old, parent=parent),
+            mask=finder.mask(found, allocate=allocate),
+            cost=row.search_steps + found.done["updates"],
         )
 
     def history(

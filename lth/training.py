@@ -13,10 +13,11 @@ from torch import nn
 
 from lth import mask as masks
 from lth.dataset.task import Task
+from lth.fill import held
 from lth.layer import kinds
 from lth.spec import Json, content_id, spec, state_digest, tensor_digest
 from lth.stream import Key, generator
-from lth.types import Mask, TrainState
+from lth.types import Mask, TrainState, Weights
 
 STORE_VERSION = 1
 """Enters every id. A change of numerics or of what a stored value means bumps it."""
@@ -57,7 +58,8 @@ class Training:
     (updates) is the grid on which early stopping is read. ``events`` may change
     mask and state during the training; events that only watch are passed to
     the engine instead. ``grad_clip`` bounds the global norm of the masked
-    gradient.
+    gradient. ``fill`` is what pruned weights hold at every step, by the name of
+    their layer (None: zeros); their gradient and optimizer slots are 0 all the same.
     """
 
     task: Task
@@ -74,6 +76,7 @@ class Training:
     grad_clip: float | None = None
     precision: str = "fp32"
     events: tuple[Any, ...] = field(default=())
+    fill: Weights | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.first_step <= self.last_step:
@@ -87,8 +90,25 @@ class Training:
         missing = {"order", "augment", "module"} - self.streams.keys()
         if missing:
             raise ValueError(f"streams: no key for {', '.join(sorted(missing))}")
+        self._check_fill()
         # Stored states hold exact zeros where the mask is False, and so must this one.
-        object.__setattr__(self, "start", masks.apply_state(self.start, self.mask))
+        start = masks.apply_state(self.start, self.mask, self.filled)
+        object.__setattr__(self, "start", start)
+
+    def _check_fill(self) -> None:
+        if self.fill is None:
+            return
+        for name, value in self.fill.items():
+            if name not in self.mask or self.mask[name].shape != value.shape:
+                shapes = ", ".join(f"{n} {tuple(m.shape)}" for n, m in self.mask.items())
+                raise ValueError(f"fill: got {name} {tuple(value.shape)}, allowed: {shapes}")
+        if self.events:
+            raise ValueError("fill: got values, allowed: none where events change the mask")
+
+    @cached_property
+    def filled(self) -> Weights | None:
+        """What pruned weights hold that is not 0, with zeros at survivors; None where nothing."""
+        return (held(self.fill, self.mask) or None) if self.fill is not None else None
 
     @property
     def updates(self) -> int:
@@ -104,6 +124,7 @@ class Training:
     @cached_property
     def spec(self) -> Json:
         """The canonical JSON that ``id`` hashes."""
+        fill = {} if self.filled is None else {"fill": tensor_digest(self.filled)}
         return {
             "version": STORE_VERSION,
             "task": dict(self.task.spec),
@@ -120,6 +141,7 @@ class Training:
             "grad_clip": spec(self.grad_clip),
             "precision": self.precision,
             "events": [spec(e) for e in self.events],
+            **fill,
         }
 
     @cached_property

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from lth.optimizer import ELEMENTWISE, build_optimizer, check_elementwise, load_slots_, slots
+from lth.optimizer import (
+    ELEMENTWISE,
+    at_rate,
+    build_optimizer,
+    check_elementwise,
+    load_slots_,
+    slots,
+)
+from lth.spec import spec
 
 REFUSED = [
     name
@@ -126,3 +134,17 @@ def test_without_slots_an_optimizer_is_fresh(saved: Any) -> None:
     fresh = stepped("Adam", module, times=0)
     load_slots_(fresh, module, saved)
     assert slots(fresh, module) == {}
+
+
+def test_another_rate_changes_the_rate_alone() -> None:
+    class Deferred(functools.partial):  # type: ignore[type-arg]
+        """As Hydra's, with attributes of its own."""
+
+    given = Deferred(torch.optim.SGD, lr=0.1, momentum=0.9)
+    given.origin = "here"  # type: ignore[attr-defined]
+    for optimizer in (given, functools.partial(torch.optim.SGD, momentum=0.9)):
+        other = at_rate(optimizer, 7.0)
+        check_elementwise(other)
+        assert spec(other) == {"name": "SGD", "lr": 7, "momentum": 0.9}
+    assert spec(at_rate(torch.optim.SGD, 7.0)) == {"name": "SGD", "lr": 7}
+    assert given.keywords["lr"] == 0.1

@@ -111,7 +111,9 @@ class Live:
         self.step = training.first_step if resume is None else resume.state.step
         self.resumed_at = None if resume is None else resume.state.step
         mask = training.mask if resume is None else resume.mask
-        self.start = masks.apply_state(training.start if resume is None else resume.state, mask)
+        self.start = masks.apply_state(
+            training.start if resume is None else resume.state, mask, training.filled
+        )
         self.network = Network(training, device, channels_last=channels_last)
         self.network.load(self.start, mask)
         self.mask: Mask = self.network.mask
@@ -131,7 +133,9 @@ class Live:
         """Take the values out of the cohort, changed where an event did so."""
         self._bound = None
         mask = self.mask if change is None else change.mask
-        self.start = masks.apply_state(state if change is None else change.state, mask)
+        self.start = masks.apply_state(
+            state if change is None else change.state, mask, self.training.filled
+        )
         self.network.load(self.start, mask)
         self.mask = self.network.mask
 

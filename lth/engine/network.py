@@ -40,12 +40,14 @@ class Network:
         self._masked: list[nn.Parameter] = []
         self._values: list[Tensor] = []
         self._factors: list[Tensor] = []
+        self._fills: list[Tensor] = []
 
     @torch.no_grad()
     def load(self, state: TrainState, mask: Mask) -> None:
         """Copy a state in, masked; the optimizer gets its slots or starts fresh."""
         _check(self.parameters, mask)
-        state = masks.apply_state(state, mask)
+        fill = self.training.filled or {}
+        state = masks.apply_state(state, mask, fill)
         _copy(self.parameters, state.weights, "weights")
         _copy(self.buffers, state.buffers, "buffers")
         self.optimizer = build_optimizer(self.training.optimizer, self.module)
@@ -58,12 +60,20 @@ class Network:
         self._masked = [self.parameters[n] for n in partial]
         self._values = [p.data for p in self._masked]
         self._factors = [torch.empty_like(self.parameters[n]).copy_(mask[n]) for n in partial]
+        self._fills = []
+        if fill:
+            none = torch.zeros(())
+            self._fills = [
+                torch.empty_like(self.parameters[n]).copy_(fill.get(n, none)) for n in partial
+            ]
 
     @torch.no_grad()
     def mask_weights_(self) -> None:
-        """Multiply the weights by the mask."""
+        """Multiply the weights by the mask, and put back what pruned ones hold."""
         if self._factors:
             torch._foreach_mul_(self._values, self._factors)
+        if self._fills:
+            torch._foreach_add_(self._values, self._fills)
 
     @torch.no_grad()
     def mask_gradients_(self) -> None:

@@ -61,6 +61,8 @@ class Stacked:
 
     def refusal(self, training: Training, runtime: Runtime) -> str | None:
         """Why this engine cannot train it, or None where it can."""
+        if training.filled is not None:
+            return "holds pruned weights at zero"
         task = training.task
         return _unstackable(training.model, tuple(task.input_shape), task.num_classes)
 

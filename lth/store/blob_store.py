@@ -9,6 +9,7 @@ from lth.protocol import Result, Resume
 from lth.store import checkpoints
 from lth.store.stored import (
     DONE,
+    FILL,
     DamagedError,
     Stored,
     digests_of_files,
@@ -92,7 +93,7 @@ class BlobStore:
         """Remove a committed Training's states; mask, metrics and predictions stay."""
         files: Mapping[str, str] = stored.done["files"]
         states = {n for n in files if n.startswith("keep_")} | {
-            state_file(w) for w in ("start", "end") if state_file(w) in files
+            n for n in (state_file("start"), state_file("end"), FILL) if n in files
         }
         if not states:
             return stored

@@ -18,6 +18,7 @@ from lth.types import Mask, Ticket, TrainState
 
 DONE = "done.json"
 MASK_START = "mask_start.safetensors"
+FILL = "fill.safetensors"
 
 
 class DamagedError(Exception):
@@ -102,7 +103,12 @@ class Stored:
             )
         if name not in self.done["files"]:
             raise KeyError(f"Training {self.id[:12]} keeps no state {when!r}")
-        return tensors.decode_state(self.read(name), self.packing(str(when)))
+        state = tensors.decode_state(self.read(name), self.packing(str(when)))
+        network = str(when).isdigit() or when in ("start", "end", "early_stop")
+        if FILL not in self.done["files"] or not network:
+            return state
+        fill, _ = tensors.decode(self.read(FILL))
+        return masks.apply_state(state, self.mask(), fill)
 
     def packing(self, when: str) -> Mask:
         """The mask whose survivors a state's file holds.
@@ -157,6 +163,8 @@ def files_of(result: Result) -> dict[str, bytes]:
         "metrics.parquet": tables.encode_metrics(record.metrics),
         "predictions.parquet": tables.encode_predictions(record.predictions),
     }
+    if training.filled is not None:
+        files[FILL] = tensors.encode(training.filled, {})
     own = training.mask
     # Events may change the mask and change it back.
     if training.events or tensor_digest(result.mask) != tensor_digest(training.mask):
@@ -174,7 +182,7 @@ def digests_of(result: Result) -> dict[str, str]:
     return {
         "mask": tensor_digest(result.mask),
         "start": state_digest(result.training.start),
-        "end": state_digest(masks.apply_state(result.end, result.mask)),
+        "end": state_digest(masks.apply_state(result.end, result.mask, result.training.filled)),
     }
 
 

@@ -20,10 +20,12 @@ from lth import mask as masks
 from lth.baseline.other_order import OtherOrder
 from lth.baseline.random_mask import RandomMask
 from lth.baseline.random_reinit import RandomReinit
+from lth.baseline.reshuffle import Reshuffle
 from lth.baseline.same_mask import SameMask
 from lth.baseline.sham import Sham
 from lth.baseline.shuffled_mask import ShuffledMask
 from lth.baseline.sign_reinit import SignReinit
+from lth.baseline.signed_constant import SignedConstant
 from lth.engine.batches import Batches
 from lth.init.glorot_normal import GlorotNormal
 from lth.level import Row
@@ -46,12 +48,16 @@ DRAWN = {
     "shuffled_mask": ShuffledMask(draws=2),
     "random_mask": RandomMask(draws=2),
     "sign_reinit": SignReinit(draws=2),
+    "random_constant": SignedConstant(signs="random", draws=2),
+    "reshuffle": Reshuffle(draws=2),
+    "reshuffle_all": Reshuffle(keep_signs=False, draws=2),
     "other_order": OtherOrder(draws=2),
 }
 CONTROLS = {
     **DRAWN,
     "same_mask": SameMask(rewind=Matrix(weights="final", schedule="hold", updates="4it")),
     "sham": Sham(),
+    "signed_constant": SignedConstant(),
 }
 PLACES = [(seed, level) for seed in (0, 1) for level in (1, 2)]
 Of = Callable[..., Row]
@@ -152,6 +158,10 @@ CLAIMS = {
         "shuffled_mask": {"mask"},
         "random_mask": {"mask"},
         "sign_reinit": {"weights"},
+        "signed_constant": {"weights"},
+        "random_constant": {"weights"},
+        "reshuffle": {"weights"},
+        "reshuffle_all": {"weights"},
         "other_order": {"order", "augment", "module"},
         "same_mask": ALL_OF_IT | {"last_step", "learning_rate"},
         "sham": {"mask"},
@@ -239,7 +249,7 @@ def test_pruned_positions_are_zero_and_densities_equal(
         expected = 1.0 if row.variant == "sham" else ticket.done["density"]
         assert row.stored.done["density"] == expected
         checked += 1
-    assert checked == 2 * (1 + 2 * (1 + 7 * 2 + 2))
+    assert checked == 2 * (1 + 2 * (1 + 10 * 2 + 3))
 
 
 @pytest.mark.parametrize("origin", ["reinit", "reinit_dense_k", "reinit_k"])
@@ -365,6 +375,53 @@ def test_sign_reinit_has_the_tickets_signs_and_fresh_magnitudes(
 
 
 @pytest.mark.parametrize("rewind", REWINDS)
+def test_a_constant_has_one_magnitude_a_layer(
+    rewind: str, lab: Callable[[str], Lab], dense_state: Callable[..., TrainState]
+) -> None:
+    found = lab(rewind)
+    for seed, level in PLACES:
+        dense = dense_state(found, seed, T if rewind == "learning_rate" else K)
+        ticket = found.of("ticket", seed, level).training
+        signed = found.of("signed_constant", seed, level).training.start
+        drawn = [found.of("random_constant", seed, level, d).training.start for d in (0, 1)]
+        for name, mask in ticket.mask.items():
+            values = dense.weights[name]
+            sigma = (values - values.mean()).square().mean().sqrt()
+            old = ticket.start.weights[name]
+            torch.testing.assert_close(signed.weights[name], old.sign() * sigma)
+            signs = [d.weights[name][mask].sign() for d in drawn]
+            assert not torch.equal(signs[0], signs[1])
+            for d in drawn:
+                assert len(d.weights[name][mask].abs().unique()) == 1
+            assert not torch.equal(signs[0], old[mask].sign())
+
+
+@pytest.mark.parametrize("rewind", REWINDS)
+def test_reshuffling_permutes_a_layer_s_own_values(rewind: str, lab: Callable[[str], Lab]) -> None:
+    found = lab(rewind)
+    for seed, level in PLACES:
+        ticket = found.of("ticket", seed, level).training
+        for draw in (0, 1):
+            signed = found.of("reshuffle", seed, level, draw).training.start.weights
+            free = found.of("reshuffle_all", seed, level, draw).training.start.weights
+            for name, mask in ticket.mask.items():
+                old, mine, other = (w[name][mask] for w in (ticket.start.weights, signed, free))
+                assert torch.equal(mine.sign(), old.sign())
+                assert torch.equal(mine.abs().sort().values, old.abs().sort().values)
+                assert torch.equal(other.sort().values, old.sort().values)
+                assert not torch.equal(mine, old) and not torch.equal(other, old)
+
+
+def test_faults_of_what_replaces_survivors() -> None:
+    with pytest.raises(ValueError, match="signs: got 'none', allowed: ticket, random"):
+        SignedConstant(signs="none")
+    with pytest.raises(ValueError, match="draws: got 2, allowed: 1 .nothing is drawn."):
+        SignedConstant(draws=2)
+    with pytest.raises(ValueError, match="draws: got 0, allowed: 1 or more"):
+        Reshuffle(draws=0)
+
+
+@pytest.mark.parametrize("rewind", REWINDS)
 def test_same_mask_is_its_cell_of_the_matrix(rewind: str, lab: Callable[[str], Lab]) -> None:
     found = lab(rewind)
     for seed, level in PLACES:
@@ -443,7 +500,9 @@ def test_what_is_drawn_depends_on_seed_level_and_draw(name: str, lab: Callable[[
                     [found.of("ticket", *p).training.mask["conv2.weight"] for p in PLACES],
                 )
                 assert bool(common.any())
-                drawn.add(tuple(training.start.weights["conv2.weight"][common].abs().tolist()))
+                values = training.start.weights["conv2.weight"][common]
+                # Signs are the tickets' (and differ between seeds) unless they are what is drawn.
+                drawn.add(tuple((values if "constant" in name else values.abs()).tolist()))
     assert len(drawn) == 8
 
 

@@ -23,7 +23,12 @@ FILES = sorted((Path(__file__).parents[2] / "conf" / "criterion").glob("*.yaml")
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 @pytest.mark.parametrize("density", [1.0, 0.4], ids=["dense", "sparse"])
 def test_criterion(path: Path, density: float, make_search: Any, make_workshop: Any) -> None:
-    search, workshop = make_search(), make_workshop()
+    config = OmegaConf.load(path)
+    # Functions are called with what only the run knows, classes of components made now.
+    criterion = instantiate(config, _partial_=not inspect.isclass(get_object(config["_target_"])))
+    if hasattr(criterion, "per_class"):
+        criterion = dataclasses.replace(criterion, per_class=2)  # the tiny set has few of a class
+    search, workshop = make_search(criterion=criterion), make_workshop()
     dense = search.dense(0)
     (root,) = workshop.complete([dense], search.dense_watch())
     size = round(density * masks.size(dense.mask))
@@ -32,11 +37,6 @@ def test_criterion(path: Path, density: float, make_search: Any, make_workshop: 
     (stored,) = workshop.complete([parent], search.ticket_watch())
     history = search.history(root, stored, 0)
     free = {n: m for n, m in stored.mask().items() if n != "conv2.weight"}  # excluded
-    config = OmegaConf.load(path)
-    # Functions are called with what only the run knows, classes of components made now.
-    criterion = instantiate(config, _partial_=not inspect.isclass(get_object(config["_target_"])))
-    if hasattr(criterion, "per_class"):
-        criterion = dataclasses.replace(criterion, per_class=2)  # the tiny set has few of a class
     batches = Batches(parent, torch.device("cpu"))
 
     def score() -> Any:

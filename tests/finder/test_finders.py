@@ -22,6 +22,7 @@ from lth.event.evaluate import Evaluate
 from lth.finder.dynamic_sparse import DropGrow, DynamicSparse, replace
 from lth.finder.early_bird import EarlyBird, StandsStill, distance
 from lth.finder.gradual import Gradual, PruneGradually
+from lth.finder.supermask import Supermask
 from lth.level import Row
 from lth.protocol import Moment, Record, Result, Resume
 from lth.rewind.matrix import Matrix
@@ -335,6 +336,20 @@ def test_a_search_with_a_finder_is_stored_once(make_search: Make, make_workshop:
     workshop.committed = lambda training, stored: trained.append(training.id)
     list(make_search(levels=2, finder=DynamicSparse(every="2it")).run(workshop))
     assert trained == []
+
+
+@pytest.mark.parametrize("finder", [EarlyBird(every="1it", window=2, threshold=1.0), Supermask()])
+def test_what_a_mask_is_read_off_is_had_again_where_it_was_thinned(
+    finder: Any, make_search: Make, make_workshop: Make
+) -> None:
+    workshop: Workshop = make_workshop()
+    search = make_search(levels=1, finder=finder)
+    _, rows = search.run(workshop)
+    for row in rows:
+        assert workshop.store.thin(row.stored).dropped
+    _, again = search.run(workshop)
+    assert [r.training.id for r in again] == [r.training.id for r in rows]
+    assert [r.stored.done["digests"] for r in again] == [r.stored.done["digests"] for r in rows]
 
 
 @pytest.mark.parametrize(
