@@ -191,7 +191,7 @@ def test_mlp_refuses_it_and_auto_takes_the_loop(make_search: Make) -> None:
     assert Auto().choose(dense, cpu)[1].startswith("mlp")
     assert Auto().choose(filled, cpu)[1] == "loop (mlp holds pruned weights at zero)"
     with pytest.raises(
-        ValueError, match="got mlp, which holds pruned weights at zero, allowed: lo"
+        ValueError, match="got mlp, which holds pruned weights at zero, allowed: auto, lo"
     ):
         list(MLP().train([filled], events=lambda t: [], resume=lambda t: None, runtime=cpu))
 

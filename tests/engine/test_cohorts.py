@@ -278,9 +278,7 @@ def test_other_networks_devices_and_precisions_are_refused(perceptron: Make) -> 
     assert "Linear-ReLU networks, not Odd" in (refusal(training.replace(model=Odd), CPU) or "")
     assert "Linear-ReLU networks, not Own" in (refusal(training.replace(model=Own), CPU) or "")
     assert "in bf16" in (refusal(training.replace(precision="bf16"), CPU) or "")
-    with pytest.raises(
-        ValueError, match="got mlp, which trains Linear-ReLU .*: auto, loop"
-    ):
+    with pytest.raises(ValueError, match="got mlp, which trains Linear-ReLU .*: auto, loop"):
         run(MLP(), training.replace(model=Odd))
     assert linears(nn.Sequential(nn.Linear(3, 2))) is not None
     dropout = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 2))
