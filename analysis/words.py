@@ -34,6 +34,9 @@ VARIANTS = {
     "same_mask": "the ticket's mask from another start or schedule",
     "other_order": "the ticket itself, trained on another order of the data",
     "sham": "nothing pruned: dense weights trained again as the ticket was",
+    "reshuffled_weights": "the ticket's start values, shuffled among its weights layer by layer",
+    "constant_sign": "the ticket's signs, all weights of a layer equally large",
+    "sparse_reinit": "the ticket's mask with fresh weights scaled to its sparse units",
     "static": "the mask that a moving one began with, kept as it was",
 }
 

@@ -17,13 +17,16 @@ import pytest
 import torch
 
 from lth import mask as masks
+from lth.baseline.constant_sign import ConstantSign
 from lth.baseline.other_order import OtherOrder
 from lth.baseline.random_mask import RandomMask
 from lth.baseline.random_reinit import RandomReinit
+from lth.baseline.reshuffled_weights import ReshuffledWeights
 from lth.baseline.same_mask import SameMask
 from lth.baseline.sham import Sham
 from lth.baseline.shuffled_mask import ShuffledMask
 from lth.baseline.sign_reinit import SignReinit
+from lth.baseline.sparse_reinit import SparseReinit, gain
 from lth.engine.batches import Batches
 from lth.init.glorot_normal import GlorotNormal
 from lth.level import Row
@@ -47,11 +50,16 @@ DRAWN = {
     "random_mask": RandomMask(draws=2),
     "sign_reinit": SignReinit(draws=2),
     "other_order": OtherOrder(draws=2),
+    "reshuffled_weights": ReshuffledWeights(draws=2),
+    "sparse_reinit": SparseReinit(draws=2),
+    "sparse_reinit_k": SparseReinit(origin="k", draws=2),
 }
 CONTROLS = {
     **DRAWN,
     "same_mask": SameMask(rewind=Matrix(weights="final", schedule="hold", updates="4it")),
     "sham": Sham(),
+    "constant_sign": ConstantSign(),
+    "constant_start": ConstantSign(scale="start"),
 }
 PLACES = [(seed, level) for seed in (0, 1) for level in (1, 2)]
 Of = Callable[..., Row]
@@ -155,12 +163,19 @@ CLAIMS = {
         "other_order": {"order", "augment", "module"},
         "same_mask": ALL_OF_IT | {"last_step", "learning_rate"},
         "sham": {"mask"},
+        "reshuffled_weights": {"weights"},
+        "sparse_reinit": ALL_OF_IT | {"first_step"},
+        "sparse_reinit_k": ALL_OF_IT,
+        "constant_sign": {"weights"},
+        "constant_start": {"weights"},
     }
 }
 CLAIMS["low_lr"] = CLAIMS["weights"] | {
     "reinit": ALL_OF_IT | {"first_step", "learning_rate"},
     "reinit_dense_k": ALL_OF_IT | {"learning_rate"},
     "reinit_k": ALL_OF_IT | {"learning_rate"},
+    "sparse_reinit": ALL_OF_IT | {"first_step", "learning_rate"},
+    "sparse_reinit_k": ALL_OF_IT | {"learning_rate"},
     "same_mask": ALL_OF_IT | {"last_step"},
 }
 # Mask controls start from the end of dense level 0, the ticket from its parent's.
@@ -196,6 +211,8 @@ SPANS = {
     "reinit": (0, 14, 0.01, 0.05),
     "reinit_dense_k": (5, 14, 0.06, 0.05),
     "reinit_k": (5, 14, 0.06, 0.05),
+    "sparse_reinit": (0, 14, 0.01, 0.05),
+    "sparse_reinit_k": (5, 14, 0.06, 0.05),
     "same_mask": (5, 9, 0.05, 0.05),
 }
 
@@ -239,7 +256,7 @@ def test_pruned_positions_are_zero_and_densities_equal(
         expected = 1.0 if row.variant == "sham" else ticket.done["density"]
         assert row.stored.done["density"] == expected
         checked += 1
-    assert checked == 2 * (1 + 2 * (1 + 7 * 2 + 2))
+    assert checked == 2 * (1 + 2 * (1 + sum(b.draws for b in CONTROLS.values())))
 
 
 @pytest.mark.parametrize("origin", ["reinit", "reinit_dense_k", "reinit_k"])
@@ -365,6 +382,78 @@ def test_sign_reinit_has_the_tickets_signs_and_fresh_magnitudes(
 
 
 @pytest.mark.parametrize("rewind", REWINDS)
+def test_reshuffled_weights_move_values_among_the_survivors_of_a_layer(
+    rewind: str, lab: Callable[[str], Lab]
+) -> None:
+    found = lab(rewind)
+    for seed, level in PLACES:
+        ticket = found.of("ticket", seed, level).training
+        for draw in (0, 1):
+            start = found.of("reshuffled_weights", seed, level, draw).training.start
+            for name, mask in ticket.mask.items():
+                mine, old = start.weights[name][mask], ticket.start.weights[name][mask]
+                assert not torch.equal(mine, old)
+                assert torch.equal(mine.sort().values, old.sort().values)
+
+
+@pytest.mark.parametrize("rewind", REWINDS)
+def test_constant_sign_keeps_signs_alone(
+    rewind: str, lab: Callable[[str], Lab], dense_state: Callable[..., TrainState]
+) -> None:
+    found = lab(rewind)
+    for seed, level in PLACES:
+        ticket = found.of("ticket", seed, level).training
+        steps = {"constant_sign": 0, "constant_start": T if rewind == "learning_rate" else K}
+        for variant, step in steps.items():
+            whole = found.search.theta_0(seed) if step == 0 else dense_state(found, seed, step)
+            start = found.of(variant, seed, level).training.start
+            for name, mask in ticket.mask.items():
+                layer = whole.weights[name]
+                std = (layer - layer.mean()).square().mean().sqrt()
+                mine = start.weights[name][mask]
+                assert torch.equal(mine.sign(), ticket.start.weights[name][mask].sign())
+                assert bool(mine.abs().eq(mine[0].abs()).all())
+                assert float(mine[0].abs()) == pytest.approx(float(std), rel=1e-5)
+
+
+def test_the_gain_of_a_unit_is_its_fan_in_over_what_the_mask_keeps() -> None:
+    """Rows of 4: 4 kept, 1 kept (twice the scale), none kept (nothing to scale)."""
+    mask = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)
+    assert gain(mask).tolist() == [[1.0], [2.0], [1.0]]
+    kernels = mask.view(3, 1, 2, 2)  # of a convolution: one input channel, 2x2
+    assert gain(kernels).flatten().tolist() == [1.0, 2.0, 1.0]
+    assert (torch.ones(3, 1, 2, 2) * gain(kernels)).shape == (3, 1, 2, 2)
+
+
+@pytest.mark.parametrize("origin", ["init", "k"])
+def test_sparse_reinit_is_random_reinit_with_each_units_own_scale(
+    origin: str, lab: Callable[[str], Lab]
+) -> None:
+    found = lab("weights")
+    ours, theirs = (
+        ("sparse_reinit", "reinit") if origin == "init" else ("sparse_reinit_k", "reinit_k")
+    )
+    units = 0
+    for seed, level in PLACES:
+        for draw in (0, 1):
+            mine = found.of(ours, seed, level, draw).training
+            dense_fan = found.of(theirs, seed, level, draw).training
+            assert differences(mine, dense_fan) == {"weights"}
+            for name, mask in mine.mask.items():
+                for unit, kept in enumerate(mask):
+                    if not kept.any():
+                        continue
+                    ratio = (
+                        mine.start.weights[name][unit][kept]
+                        / (dense_fan.start.weights[name][unit][kept])
+                    )
+                    expected = (kept.numel() / int(kept.sum())) ** 0.5
+                    torch.testing.assert_close(ratio, torch.full_like(ratio, expected))
+                    units += 1
+    assert units > 80
+
+
+@pytest.mark.parametrize("rewind", REWINDS)
 def test_same_mask_is_its_cell_of_the_matrix(rewind: str, lab: Callable[[str], Lab]) -> None:
     found = lab(rewind)
     for seed, level in PLACES:
@@ -436,6 +525,11 @@ def test_what_is_drawn_depends_on_seed_level_and_draw(name: str, lab: Callable[[
                 drawn.add(training.streams["order"][3:])
             elif "mask" in name:
                 drawn.add(tuple(torch.cat([m.flatten() for m in training.mask.values()]).tolist()))
+            elif name == "reshuffled_weights":
+                ticket = found.of("ticket", seed, level).training
+                kept = ticket.mask["conv2.weight"]
+                old, new = (t.start.weights["conv2.weight"][kept] for t in (ticket, training))
+                drawn.add(tuple((new[:, None] == old).int().argmax(1).tolist()))
             else:
                 # where the tickets of all places kept the weight
                 common = functools.reduce(
@@ -502,5 +596,14 @@ def test_what_draws_nothing_has_one_draw() -> None:
         Sham(draws=2)
     with pytest.raises(ValueError, match="draws: got 2, allowed: 1"):
         SameMask(rewind=Matrix(), draws=2)
+    with pytest.raises(ValueError, match="draws: got 2, allowed: 1"):
+        ConstantSign(draws=2)
+
+
+def test_options_name_what_they_allow() -> None:
     with pytest.raises(ValueError, match="origin: got 'dense', allowed: init, dense_k, k"):
         RandomReinit(origin="dense")
+    with pytest.raises(ValueError, match="origin: got 'dense_k', allowed: init, k"):
+        SparseReinit(origin="dense_k")
+    with pytest.raises(ValueError, match="scale: got 'std', allowed: init, start"):
+        ConstantSign(scale="std")
