@@ -196,6 +196,13 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
         )
     if search.learning_rate.warmup > total:
         faults.append(f"warmup: got {root.warmup}, allowed: up to {total}it (train_steps)")
+    for baseline in search.baselines.values():
+        check = getattr(baseline, "check", None)
+        try:
+            if check is not None:
+                check(search)
+        except ValueError as error:
+            faults.append(str(error))
     against = root.verdict_against
     if search.baselines and against not in (*search.baselines, RunConfig().verdict_against):
         faults.append(

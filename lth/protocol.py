@@ -154,9 +154,14 @@ class Baseline(Protocol):
     ``draws`` says how many independent ones; ``searched`` whether the control
     uses what the search found (then the search's cost is its cost too).
     ``dense_start`` is where the ticket's own rewinding would put the dense
-    network, unmasked. ``fresh()`` draws a new theta_0 and ``stream(*purpose)``
-    gives generators, both keyed by seed, level and draw. ``train`` returns a
-    Training's stored result, trained now if need be.
+    network, unmasked. ``fresh()`` draws a new theta_0 (of another model:
+    ``fresh(model)``) and ``stream(*purpose)`` gives generators, both keyed by
+    seed, level and draw. ``train`` returns a Training's stored result, trained
+    now if need be. ``history.lineage`` says how the mask was found.
+
+    Where it has ``check(search)``, that is called before anything is trained
+    and raises ValueError for what the control cannot be made of. One that uses
+    the parent's scores again says so by ``rescores = True``.
     """
 
     draws: int
@@ -168,7 +173,7 @@ class Baseline(Protocol):
         *,
         history: History,
         dense_start: TrainState,
-        fresh: Callable[[], TrainState],
+        fresh: Callable[..., TrainState],
         stream: Callable[..., torch.Generator],
         train: Callable[[Training], Stored],
     ) -> Training: ...

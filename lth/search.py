@@ -17,7 +17,7 @@ from lth.complete import Watch, Workshop
 from lth.dataset.task import Task
 from lth.engine.batches import Batches
 from lth.event.evaluate import EARLY_STOP
-from lth.history import History
+from lth.history import History, Lineage
 from lth.level import PRELUDE, TICKET, Ground, Level, Row
 from lth.protocol import Allocation, Baseline, Criterion, Event, Finder, Init, Rewind, Schedule
 from lth.spec import spec
@@ -151,8 +151,16 @@ class Search:
 
         return forward
 
-    def prune(self, history: History, parent: Training, seed: int, level: int) -> Mask:
-        """The mask of ``level``, nested in its parent's.
+    def prune(
+        self,
+        history: History,
+        parent: Training,
+        seed: int,
+        level: int,
+        *,
+        change: Callable[[Scores], Scores] = lambda scores: scores,
+    ) -> Mask:
+        """The mask of ``level``, nested in its parent's; ``change`` is done to the scores.
 
         Excluded layers stay whole and count as kept. Raises ValueError where a
         target density cannot be reached.
@@ -168,13 +176,14 @@ class Search:
         def score(history: History, free: Mask, step: int) -> Scores:
             key = ("criterion", self._seed("control", seed), level)
             try:
-                return self.criterion(
+                scores = self.criterion(
                     history,
                     free,
                     forward=self._forward(parent.task),
                     batches=batches,
                     generator=generator(*key, step) if step else generator(*key),
                 )
+                return change(scores)
             except ValueError as error:
                 raise CriterionError(f"criterion.{error}") from None
 
@@ -265,14 +274,38 @@ class Search:
         seed: int,
         level: int,
         draw: int,
-        train: Callable[[Training], Stored],
+        train: Callable[..., Stored],
+        parent: Training | None = None,
+        cost: int = 0,
     ) -> Training:
-        """One draw of one control of a ticket."""
+        """One draw of one control of a ticket, whose mask is ``parent``'s pruned, at a ``cost``.
+
+        ``train(training, watch)`` completes a Training.
+        """
         key = ("control", self._seed("control", seed), level, draw)
 
-        def fresh() -> TrainState:
-            return initial_state(self.model, ticket.task, self.init, generator(*key, "fresh"))
+        def fresh(model: Callable[..., nn.Module] = self.model) -> TrainState:
+            return initial_state(model, ticket.task, self.init, generator(*key, "fresh"))
 
+        def prune(
+            training: Training,
+            history: History,
+            *,
+            change: Callable[[Scores], Scores] = lambda scores: scores,
+            allocation: Allocation | None = None,
+        ) -> Mask:
+            own = dataclasses.replace(self, allocation=allocation or self.allocation)
+            return own.prune(history, training, seed, level, change=change)
+
+        if parent is not None:
+            told = Lineage(
+                parent=parent,
+                dense=self.dense(seed),
+                cost=cost,
+                train=lambda training: train(training, self.ticket_watch()),
+                prune=prune,
+            )
+            history = dataclasses.replace(history, told=told)
         return baseline(
             ticket,
             history=history,
@@ -390,7 +423,9 @@ class Search:
                         seed=ground.seed,
                         level=level,
                         draw=draw,
-                        train=lambda t: workshop.complete([t])[0],
+                        train=lambda t, watch=None: workshop.complete([t], watch)[0],
+                        parent=ground.parent.training,
+                        cost=ground.cost,
                     )
                     cost = ground.cost if baseline.searched else 0
                     options = spec(baseline)
@@ -409,7 +444,9 @@ class Search:
         return training.updates
 
     def _reads_parent_end(self) -> bool:
-        """Whether tickets or controls start from what their parent's training ended with."""
+        """Whether tickets or controls use what their parent's training ended with."""
+        if any(getattr(b, "rescores", False) for b in self.baselines.values()):
+            return True
         cells = [self.rewind, *(b.rewind for b in self.baselines.values() if hasattr(b, "rewind"))]
         return any(
             getattr(c, "weights", "final") == "final" or getattr(c, "statistics", "") == "other"
