@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ def widths(model: Callable[..., nn.Module]) -> dict[str, int]:
     parameters = inspect.signature(model).parameters
     found = {n: int(parameters[n].default) for n in WIDTHS if n in parameters}
     if "width" not in found:
-        target = model.func if isinstance(model, functools.partial) else model
+        target, _ = _unfolded(model)
         name = getattr(target, "__qualname__", type(target).__name__)
         raise ValueError(f"model: got {name}, allowed: one with the option width (small_dense)")
     return found
@@ -31,9 +32,19 @@ def widths(model: Callable[..., nn.Module]) -> dict[str, int]:
 def narrower(model: Callable[..., nn.Module]) -> Iterator[Callable[..., nn.Module]]:
     """``model`` with every width from 1 up to its own."""
     full = widths(model)
+    target, options = _unfolded(model)
     for width in range(1, full["width"] + 1):
         scaled = {n: max(1, round(v * width / full["width"])) for n, v in full.items()}
-        yield functools.partial(model, **scaled)
+        yield functools.partial(target, **{**options, **scaled})
+
+
+def _unfolded(model: Callable[..., nn.Module]) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+    """What is called in the end, and with which options (a configured model is a partial)."""
+    options: dict[str, Any] = {}
+    while isinstance(model, functools.partial):
+        options = {**model.keywords, **options}
+        model = model.func
+    return model, options
 
 
 def size(model: Callable[..., nn.Module], task: Task) -> int:

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from lth import mask as masks
+from lth.allocation.global_top import GlobalTop
 from lth.baseline.constant_sign import ConstantSign
 from lth.baseline.corrupted_task import CorruptedTask
 from lth.baseline.crossed_times import CrossedTimes
@@ -33,6 +34,11 @@ from lth.baseline.sign_reinit import SignReinit
 from lth.baseline.small_dense import SmallDense
 from lth.baseline.smart_ratio import SmartRatio, smart_counts
 from lth.baseline.sparse_reinit import SparseReinit, gain
+from lth.criterion.grasp import GraSP
+from lth.criterion.magnitude import magnitude
+from lth.criterion.random import random
+from lth.criterion.snip import SNIP
+from lth.criterion.synflow import SynFlow
 from lth.dataset.corrupt import corrupt
 from lth.engine.batches import Batches
 from lth.finder.early_bird import EarlyBird
@@ -41,6 +47,7 @@ from lth.level import Row
 from lth.lr.step import MultiStep
 from lth.model.torchvision import ResNet18
 from lth.rewind.matrix import Matrix
+from lth.schedule.geometric import Geometric
 from lth.search import Search
 from lth.stream import generator
 from lth.training import Training, initial_state
@@ -358,6 +365,33 @@ def test_shuffled_mask_keeps_counts_and_moves_connections(lab: Callable[[str], L
                 n: int(m.sum()) for n, m in ticket.items()
             }
             assert all(not torch.equal(m, ticket[n]) for n, m in mask.items())
+
+
+@pytest.mark.parametrize("criterion", [magnitude, SNIP(), GraSP(per_class=2), SynFlow(), random])
+def test_masks_at_initialisation_are_shuffled_within_their_layers(
+    criterion: Any, make_search: Any, make_workshop: Any
+) -> None:
+    """What a layer-wise shuffle keeps is each layer's count, the start and the (absent) cost.
+
+    More cannot be promised: that accuracy stays (Frankle et al. 2021) is for runs to show.
+    """
+    search = make_search(
+        levels=1,
+        rewind_step=0,
+        prune_at=0,
+        criterion=criterion,
+        allocation=GlobalTop(),
+        schedule=Geometric(rate=0.5),
+        baselines={"shuffled": ShuffledMask(draws=2), "inverted": InvertedScores()},
+    )
+    _, (ticket, *shuffled, inverted) = search.run(make_workshop())
+    counts = {n: int(m.sum()) for n, m in ticket.training.mask.items()}
+    for row in (*shuffled, inverted):
+        assert differences(row.training, ticket.training) == {"mask"}
+        assert {n: int(m.sum()) for n, m in row.training.mask.items()} == counts
+        start = masks.apply_state(search.theta_0(0), row.training.mask)
+        assert same_network(row.training.start, start)
+        assert row.search_steps == ticket.search_steps == 0
 
 
 def test_random_mask_keeps_the_total_only(lab: Callable[[str], Lab]) -> None:
