@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from lth.allocation.counts import Counts, counts_of
+from lth.counts import Counts, counts_of
 from lth.history import History
 from lth.store.stored import Stored
 from lth.training import Training

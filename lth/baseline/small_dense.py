@@ -13,7 +13,7 @@ from lth import mask as masks
 from lth.history import History
 from lth.layer import kinds
 from lth.mask import remaining
-from lth.model.narrow import nearest, widths
+from lth.narrow import nearest, widths
 from lth.store.stored import Stored
 from lth.stream import generator
 from lth.training import Training, build_model

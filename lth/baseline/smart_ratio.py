@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from lth.allocation.proportional import share
+from lth.counts import share
 from lth.history import History
 from lth.mask import keep_top, remaining
 from lth.store.stored import Stored

@@ -20,10 +20,10 @@ from lth.lr.constant import Constant
 from lth.model.conv import Conv2, Conv4
 from lth.model.lenet_5 import LeNet5
 from lth.model.lenet_300_100 import LeNet300100
-from lth.model.narrow import narrower, nearest, size, widths
 from lth.model.resnet import ResNet20
 from lth.model.torchvision import ResNet18
 from lth.model.vgg import VGG11
+from lth.narrow import narrower, nearest, size, widths
 from lth.runtime import Runtime
 from lth.spec import spec
 from lth.training import LearningRate, dense
