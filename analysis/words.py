@@ -23,6 +23,7 @@ NAMES = {
     "DynamicSparse": "dynamic sparse training (weights drop out and grow back)",
     "EarlyBird": "early-bird tickets",
     "Gradual": "gradual pruning within one training",
+    "Evolve": "evolution of the layers' densities",
 }
 """Where a component's own name would not do; others are told by their names."""
 

@@ -13,7 +13,7 @@ from lth.types import Mask, TrainState
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lineage:
-    """How a ticket's mask came about, for controls whose mask comes about otherwise.
+    """How a ticket's mask came about, for controls and finders whose mask comes about otherwise.
 
     ``parent`` is the Training that was pruned, ``dense`` that of level 0;
     ``cost`` counts the updates spent on the mask. ``train`` gives a Training's
@@ -39,7 +39,7 @@ class History:
     ``layers`` are the types of all prunable layers; ``excluded`` those that are
     never pruned. ``narrowed`` is the mask that the scored state is seen under,
     where it is scored in several steps. ``updates_per_epoch`` counts steps written in epochs.
-    Only controls are told the ``lineage``.
+    Only controls and finders are told the ``lineage``.
     """
 
     dense: Stored
@@ -96,7 +96,7 @@ class History:
     def lineage(self) -> Lineage:
         """How the ticket's mask came about; RuntimeError where that was not told."""
         if self.told is None:
-            raise RuntimeError("only a control in its search is told how the mask came about")
+            raise RuntimeError("only controls and finders are told how the mask came about")
         return self.told
 
     @property

@@ -110,6 +110,11 @@ class Finder(Protocol):
     ``mask`` reads the mask off that Training's result. ``controls`` are
     Trainings beside it. ``variants`` names its own result first, then those;
     the ticket is the mask that was found, rewound and trained.
+
+    Where several trainings find it together, they are made by
+    ``history.lineage``, the one it returns is the last, and ``spent(finding)``
+    counts the updates of the others. Where it has ``check(search)``, that is
+    called as a control's is.
     """
 
     @property

@@ -96,6 +96,11 @@ class Search:
         task = self.tasks[self.seeds[0]]
         return layer.kinds(build_model(self.model, task, generator("layers")))
 
+    @cached_property
+    def excluded(self) -> frozenset[str]:
+        """The layers that are never pruned."""
+        return frozenset(layer.select(self.layers, self.exclude))
+
     def trainings_of(self, level: int) -> int:
         """How many Trainings a level has, over all seeds."""
         if level == 0:
@@ -287,6 +292,29 @@ class Search:
         def fresh(model: Callable[..., nn.Module] = self.model) -> TrainState:
             return initial_state(model, ticket.task, self.init, generator(*key, "fresh"))
 
+        if parent is not None:
+            history = self._telling(history, parent, cost, train, seed=seed, level=level)
+        return baseline(
+            ticket,
+            history=history,
+            dense_start=self.rewind(history.of_dense()).state,
+            fresh=fresh,
+            stream=lambda *purpose: generator(*key, *purpose),
+            train=train,
+        )
+
+    def _telling(
+        self,
+        history: History,
+        parent: Training,
+        cost: int,
+        train: Callable[..., Stored],
+        *,
+        seed: int,
+        level: int,
+    ) -> History:
+        """The history with its lineage: what ``parent`` is pruned by, at a ``cost``."""
+
         def prune(
             training: Training,
             history: History,
@@ -297,23 +325,14 @@ class Search:
             own = dataclasses.replace(self, allocation=allocation or self.allocation)
             return own.prune(history, training, seed, level, change=change)
 
-        if parent is not None:
-            told = Lineage(
-                parent=parent,
-                dense=self.dense(seed),
-                cost=cost,
-                train=lambda training: train(training, self.ticket_watch()),
-                prune=prune,
-            )
-            history = dataclasses.replace(history, told=told)
-        return baseline(
-            ticket,
-            history=history,
-            dense_start=self.rewind(history.of_dense()).state,
-            fresh=fresh,
-            stream=lambda *purpose: generator(*key, *purpose),
-            train=train,
+        told = Lineage(
+            parent=parent,
+            dense=self.dense(seed),
+            cost=cost,
+            train=lambda training: train(training, self.ticket_watch()),
+            prune=prune,
         )
+        return dataclasses.replace(history, told=told)
 
     def dense_watch(self) -> Watch:
         """What later levels need of level 0: theta_k, with optimizer slots if they are rewound."""
@@ -344,7 +363,6 @@ class Search:
         A diverged ticket ends its seed's later levels; a diverged control only
         itself. What the store holds is not trained again.
         """
-        excluded = frozenset(layer.select(self.layers, self.exclude))
         roots = {seed: self.dense(seed) for seed in self.seeds}
         for seed, training in roots.items():
             self._places[training.id] = {"seed": seed, "variant": "dense"}
@@ -366,7 +384,7 @@ class Search:
         tickets: dict[tuple[int, int], Row] = {(r.seed, 0): r for r in rows}
         yield rows
         for level in range(1, self.levels + 1):
-            rows = self._level(level, tickets, excluded, workshop)
+            rows = self._level(level, tickets, workshop)
             tickets |= {(r.seed, level): r for r in rows if r.variant == TICKET}
             yield rows
 
@@ -374,7 +392,6 @@ class Search:
         self,
         level: int,
         tickets: Mapping[tuple[int, int], Row],
-        excluded: frozenset[str],
         workshop: Workshop,
     ) -> list[Row]:
         grounds = []
@@ -392,7 +409,7 @@ class Search:
                     again = dataclasses.replace(self.ticket_watch(), tensors=True)
                     (found,) = workshop.complete([parent.training], again)
                     parent = dataclasses.replace(parent, stored=found)
-            history = self.history(dense, parent.stored, seed, excluded)
+            history = self.history(dense, parent.stored, seed, self.excluded)
             if mask is None:
                 mask = self.prune(history, parent.training, seed, level)
             grounds.append(
@@ -467,11 +484,25 @@ class Search:
             finding = finder(
                 ticket,
                 start=self.rewind(history).state,
-                history=history,
+                history=self._telling(
+                    history,
+                    parent,
+                    ground.cost,
+                    lambda t, watch: workshop.complete([t], watch)[0],
+                    seed=ground.seed,
+                    level=ground.level,
+                ),
                 allocation=self.allocation,
                 keep=masks.remaining({n: ground.mask[n] for n in history.prunable()}),
             )
-            planned.plan(ground, finding, self.ticket_watch(), finder.variants[0], cost=ground.cost)
+            spent = getattr(finder, "spent", lambda training: 0)(finding)
+            planned.plan(
+                ground,
+                finding,
+                self.ticket_watch(),
+                finder.variants[0],
+                cost=ground.cost + spent,
+            )
             for name, control in finder.controls(finding).items():
                 planned.plan(ground, control, self.watch, name, cost=ground.cost)
         rows = planned.complete(workshop)
