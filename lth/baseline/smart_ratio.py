@@ -21,20 +21,25 @@ class SmartRatio:
     """As many weights as the ticket, at random within layers of smart ratios (Su et al. 2020).
 
     Of L layers in the module's order, the density of layer l is proportional
-    to ``(L - l + 1)^2 + (L - l + 1)``; the ``output`` layer keeps that part of
-    its weights, but at most half of the budget. Layers that would exceed their size
-    stay whole and the others share the rest; the total is the ticket's.
-    Excluded layers stay whole and are not counted among the L. Everything else
-    is the dense network's; span and data order are the ticket's.
+    to ``((L - l + 1)^2 + (L - l + 1)) / l ** decay``; the ``output`` layer keeps
+    that part of its weights, but at most half of the budget. ``decay`` is 0 for
+    the authors' ResNets, 2 for their VGGs. Layers that would exceed their size
+    stay whole and the others share the rest in proportion (their code hands it to
+    the next layer); the total is the ticket's. Excluded layers stay whole and
+    are not counted among the L. Everything else is the dense network's; span
+    and data order are the ticket's.
     """
 
     output: float = 0.3
+    decay: float = 0.0
     draws: int = 1
     searched: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.output <= 1:
             raise ValueError(f"output: got {self.output}, allowed: 0 < output <= 1 (a density)")
+        if self.decay < 0:
+            raise ValueError(f"decay: got {self.decay}, allowed: 0 or more")
         if self.draws < 1:
             raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
 
@@ -52,7 +57,8 @@ class SmartRatio:
         sizes = {n: ticket.mask[n].numel() for n in free}
         total = remaining({n: ticket.mask[n] for n in free})
         mask = dict(ticket.mask)
-        for name, count in smart_counts(sizes, free, total, self.output).items():
+        counts = smart_counts(sizes, free, total, output=self.output, decay=self.decay)
+        for name, count in counts.items():
             shape = mask[name].shape
             scores = torch.rand(shape, generator=stream("mask", name), dtype=torch.float64)
             everything = torch.ones(shape, dtype=torch.bool)
@@ -61,17 +67,17 @@ class SmartRatio:
 
 
 def smart_counts(
-    sizes: Mapping[str, int], layers: Mapping[str, str], total: int, output: float
+    sizes: Mapping[str, int], layers: Mapping[str, str], total: int, *, output: float, decay: float
 ) -> dict[str, int]:
     """How many of ``total`` weights each layer keeps; ``layers`` gives their types in order."""
     depth = len(sizes)
-    ratios = {n: (depth - i) ** 2 + (depth - i) for i, n in enumerate(sizes)}
+    ratios = {n: ((depth - i) ** 2 + depth - i) / (i + 1) ** decay for i, n in enumerate(sizes)}
     last = [n for n in sizes if layers[n] == "output"]
     inner = {n: size for n, size in sizes.items() if n not in last}
     fixed = {n: min(round(output * sizes[n]), total // 2) for n in last if inner}
     # What the others have no room for falls to the output layer.
     fixed = {n: max(c, total - sum(inner.values())) for n, c in fixed.items()}
     rest = {n: size for n, size in sizes.items() if n not in fixed}
-    ideal = {n: float(ratios[n] * size) for n, size in rest.items()}
+    ideal = {n: ratios[n] * size for n, size in rest.items()}
     counts = share(ideal, rest, total - sum(fixed.values())) | fixed
     return {n: counts[n] for n in sizes}

@@ -34,7 +34,8 @@ class Relabelled:
 class ShuffledPixels:
     """A split whose images each have their pixels in an order of their own, always the same.
 
-    A pixel moves whole, with all of its channels.
+    A pixel moves whole, with all of its channels, as in Zhang et al. (2017);
+    the code of Su et al. (2020) shuffles the channels' values too.
     """
 
     split: Split

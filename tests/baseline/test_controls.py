@@ -531,7 +531,14 @@ LAYERS = {"a": "conv", "b": "linear", "c": "output"}
     ],
 )
 def test_smart_ratios_worked_by_hand(total: int, counts: dict[str, int]) -> None:
-    assert smart_counts({"a": 100, "b": 200, "c": 50}, LAYERS, total, 0.3) == counts
+    sizes = {"a": 100, "b": 200, "c": 50}
+    assert smart_counts(sizes, LAYERS, total, output=0.3, decay=0) == counts
+
+
+def test_smart_ratios_of_vggs_fall_faster() -> None:
+    """Ratios 12 / 1 and 6 / 4, so that a and b want 1200 and 300 of the 60 beside the output's."""
+    counts = smart_counts({"a": 100, "b": 200, "c": 50}, LAYERS, 75, output=0.3, decay=2)
+    assert counts == {"a": 48, "b": 12, "c": 15}
 
 
 def test_smart_ratio_spends_the_tickets_total_layer_by_layer(lab: Callable[[str], Lab]) -> None:
@@ -540,7 +547,7 @@ def test_smart_ratio_spends_the_tickets_total_layer_by_layer(lab: Callable[[str]
     layers = dict(zip(sizes, ("conv", "conv", "output"), strict=True))
     for seed, level in PLACES:
         ticket = found.of("ticket", seed, level).training.mask
-        expected = smart_counts(sizes, layers, masks.remaining(ticket), 0.3)
+        expected = smart_counts(sizes, layers, masks.remaining(ticket), output=0.3, decay=0)
         for draw in (0, 1):
             mask = found.of("smart_ratio", seed, level, draw).training.mask
             assert {n: int(m.sum()) for n, m in mask.items()} == expected
@@ -895,6 +902,8 @@ def test_options_name_what_they_allow() -> None:
         ConstantSign(scale="std")
     with pytest.raises(ValueError, match="output: got 0, allowed"):
         SmartRatio(output=0)
+    with pytest.raises(ValueError, match="decay: got -1, allowed: 0 or more"):
+        SmartRatio(decay=-1)
     with pytest.raises(ValueError, match="mask: got 'end', allowed: init, k, ticket"):
         CrossedTimes(mask="end", weights="end")
     with pytest.raises(ValueError, match="weights: got 'ticket', allowed: init, k, end"):
