@@ -12,8 +12,8 @@ class Conv(nn.Sequential):
     """Pairs of 3x3 convolutions, each pair max-pooled; then 256, 256 and the classes. No norm.
 
     The first pair has ``width`` channels, each later one twice as many; the two
-    linear layers have ``hidden`` units. Raises
-    ValueError for images that the poolings would leave empty.
+    linear layers have ``hidden`` units. Raises ValueError for images that the
+    poolings would leave empty.
     """
 
     pairs: ClassVar[int]
