@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lth.mask import apply_state
 from lth.store.stored import Stored
+from lth.training import Training
 from lth.types import Mask, TrainState
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lineage:
+    """How a ticket's mask came about, for controls and finders whose mask comes about otherwise.
+
+    ``parent`` is the Training that was pruned, ``dense`` that of level 0;
+    ``cost`` counts the updates spent on the mask. ``train`` gives a Training's
+    result with the state that is scored, and ``prune(training, history)`` the
+    level's mask by the run's own criterion: ``training`` names the data,
+    ``history`` what is scored. ``change`` (of the scores) and ``allocation``
+    replace the run's.
+    """
+
+    parent: Training
+    dense: Training
+    cost: int
+    train: Callable[[Training], Stored]
+    prune: Callable[..., Mask]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,6 +39,7 @@ class History:
     ``layers`` are the types of all prunable layers; ``excluded`` those that are
     never pruned. ``narrowed`` is the mask that the scored state is seen under,
     where it is scored in several steps. ``updates_per_epoch`` counts steps written in epochs.
+    Only controls and finders are told the ``lineage``.
     """
 
     dense: Stored
@@ -30,6 +51,7 @@ class History:
     prune_at: str | int = "end"
     excluded: frozenset[str] = frozenset()
     narrowed: Mask | None = None
+    told: Lineage | None = None
     _read: dict[tuple[str, str], TrainState] = field(default_factory=dict, repr=False)
 
     @property
@@ -71,6 +93,13 @@ class History:
         return self._state(self.parent, str(self.prune_at))
 
     @property
+    def lineage(self) -> Lineage:
+        """How the ticket's mask came about; RuntimeError where that was not told."""
+        if self.told is None:
+            raise RuntimeError("only controls and finders are told how the mask came about")
+        return self.told
+
+    @property
     def mask(self) -> Mask:
         """The parent's mask, its layers in the module's order (which breaks ties)."""
         mask = self.parent.mask()
@@ -103,6 +132,7 @@ class History:
             updates_per_epoch=self.updates_per_epoch,
             prune_at=self.prune_at,
             excluded=self.excluded,
+            told=self.told,
         )
 
     def _state(self, stored: Stored, when: str) -> TrainState:

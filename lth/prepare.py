@@ -197,6 +197,13 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
         )
     if search.learning_rate.warmup > total:
         faults.append(f"warmup: got {root.warmup}, allowed: up to {total}it (train_steps)")
+    for component in (search.finder, *search.baselines.values()):
+        check = getattr(component, "check", None)
+        try:
+            if check is not None:
+                check(search)
+        except ValueError as error:
+            faults.append(str(error))
     against = root.verdict_against
     if search.baselines and against not in (*search.baselines, RunConfig().verdict_against):
         faults.append(
@@ -243,12 +250,12 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
 def ladder(search: Search, levels: int) -> list[float]:
     """The density of levels 0 to ``levels``, by pruning the initial weights, untrained."""
     start = search.theta_0(search.seeds[0])
-    excluded = set(layer.select(search.layers, search.exclude))
+    excluded = search.excluded
     by_level = [masks.full(start.weights, search.layers)]
     for level in range(1, levels + 1):
         parent = by_level[search.schedule(level).parent]
         scores = {n: start.weights[n].abs() for n in parent if n not in excluded}
-        by_level.append(search.allocate(scores, parent, level, frozenset(excluded)))
+        by_level.append(search.allocate(scores, parent, level, excluded))
     return [masks.density(m) for m in by_level]
 
 

@@ -113,6 +113,11 @@ class Finder(Protocol):
     Trainings beside it. ``variants`` names its own result first, then those;
     the ticket is the mask that was found, rewound and trained. Where it has
     ``trains_weights`` and that is False, final weights are the parent's.
+
+    Where several trainings find it together, they are made by
+    ``history.lineage``, the one it returns is the last, and ``spent(finding)``
+    counts the updates of the others. Where it has ``check(search)``, that is
+    called as a control's is.
     """
 
     @property
@@ -157,9 +162,14 @@ class Baseline(Protocol):
     ``draws`` says how many independent ones; ``searched`` whether the control
     uses what the search found (then the search's cost is its cost too).
     ``dense_start`` is where the ticket's own rewinding would put the dense
-    network, unmasked. ``fresh()`` draws a new theta_0 and ``stream(*purpose)``
-    gives generators, both keyed by seed, level and draw. ``train`` returns a
-    Training's stored result, trained now if need be.
+    network, unmasked. ``fresh()`` draws a new theta_0 (of another model:
+    ``fresh(model)``) and ``stream(*purpose)`` gives generators, both keyed by
+    seed, level and draw. ``train`` returns a Training's stored result, trained
+    now if need be. ``history.lineage`` says how the mask was found.
+
+    Where it has ``check(search)``, that is called before anything is trained
+    and raises ValueError for what the control cannot be made of. One that uses
+    the parent's scores again says so by ``rescores = True``.
     """
 
     draws: int
@@ -171,7 +181,7 @@ class Baseline(Protocol):
         *,
         history: History,
         dense_start: TrainState,
-        fresh: Callable[[], TrainState],
+        fresh: Callable[..., TrainState],
         stream: Callable[..., torch.Generator],
         train: Callable[[Training], Stored],
     ) -> Training: ...

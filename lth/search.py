@@ -18,7 +18,7 @@ from lth.dataset.task import Task
 from lth.engine.batches import Batches
 from lth.event.evaluate import EARLY_STOP
 from lth.fill import ZERO, fill_of
-from lth.history import History
+from lth.history import History, Lineage
 from lth.level import PRELUDE, TICKET, Ground, Level, Row
 from lth.protocol import Allocation, Baseline, Criterion, Event, Finder, Init, Rewind, Schedule
 from lth.spec import spec
@@ -98,6 +98,11 @@ class Search:
         task = self.tasks[self.seeds[0]]
         return layer.kinds(build_model(self.model, task, generator("layers")))
 
+    @cached_property
+    def excluded(self) -> frozenset[str]:
+        """The layers that are never pruned."""
+        return frozenset(layer.select(self.layers, self.exclude))
+
     def trainings_of(self, level: int) -> int:
         """How many Trainings a level has, over all seeds."""
         if level == 0:
@@ -153,8 +158,16 @@ class Search:
 
         return forward
 
-    def prune(self, history: History, parent: Training, seed: int, level: int) -> Mask:
-        """The mask of ``level``, nested in its parent's.
+    def prune(
+        self,
+        history: History,
+        parent: Training,
+        seed: int,
+        level: int,
+        *,
+        change: Callable[[Scores], Scores] = lambda scores: scores,
+    ) -> Mask:
+        """The mask of ``level``, nested in its parent's; ``change`` is done to the scores.
 
         Excluded layers stay whole and count as kept. Raises ValueError where a
         target density cannot be reached.
@@ -170,13 +183,14 @@ class Search:
         def score(history: History, free: Mask, step: int) -> Scores:
             key = ("criterion", self._seed("control", seed), level)
             try:
-                return self.criterion(
+                scores = self.criterion(
                     history,
                     free,
                     forward=self._forward(parent.task),
                     batches=batches,
                     generator=generator(*key, step) if step else generator(*key),
                 )
+                return change(scores)
             except ValueError as error:
                 raise CriterionError(f"criterion.{error}") from None
 
@@ -278,14 +292,21 @@ class Search:
         seed: int,
         level: int,
         draw: int,
-        train: Callable[[Training], Stored],
+        train: Callable[..., Stored],
+        parent: Training | None = None,
+        cost: int = 0,
     ) -> Training:
-        """One draw of one control of a ticket."""
+        """One draw of one control of a ticket, whose mask is ``parent``'s pruned, at a ``cost``.
+
+        ``train(training, watch)`` completes a Training.
+        """
         key = ("control", self._seed("control", seed), level, draw)
 
-        def fresh() -> TrainState:
-            return initial_state(self.model, ticket.task, self.init, generator(*key, "fresh"))
+        def fresh(model: Callable[..., nn.Module] = self.model) -> TrainState:
+            return initial_state(model, ticket.task, self.init, generator(*key, "fresh"))
 
+        if parent is not None:
+            history = self._telling(history, parent, cost, train, seed=seed, level=level)
         return baseline(
             ticket,
             history=history,
@@ -294,6 +315,37 @@ class Search:
             stream=lambda *purpose: generator(*key, *purpose),
             train=train,
         )
+
+    def _telling(
+        self,
+        history: History,
+        parent: Training,
+        cost: int,
+        train: Callable[..., Stored],
+        *,
+        seed: int,
+        level: int,
+    ) -> History:
+        """The history with its lineage: what ``parent`` is pruned by, at a ``cost``."""
+
+        def prune(
+            training: Training,
+            history: History,
+            *,
+            change: Callable[[Scores], Scores] = lambda scores: scores,
+            allocation: Allocation | None = None,
+        ) -> Mask:
+            own = dataclasses.replace(self, allocation=allocation or self.allocation)
+            return own.prune(history, training, seed, level, change=change)
+
+        told = Lineage(
+            parent=parent,
+            dense=self.dense(seed),
+            cost=cost,
+            train=lambda training: train(training, self.ticket_watch()),
+            prune=prune,
+        )
+        return dataclasses.replace(history, told=told)
 
     def dense_watch(self) -> Watch:
         """What later levels need of level 0: theta_k, with optimizer slots if they are rewound."""
@@ -326,7 +378,6 @@ class Search:
         A diverged ticket ends its seed's later levels; a diverged control only
         itself. What the store holds is not trained again.
         """
-        excluded = frozenset(layer.select(self.layers, self.exclude))
         roots = {seed: self.dense(seed) for seed in self.seeds}
         for seed, training in roots.items():
             self._places[training.id] = {"seed": seed, "variant": "dense"}
@@ -348,7 +399,7 @@ class Search:
         tickets: dict[tuple[int, int], Row] = {(r.seed, 0): r for r in rows}
         yield rows
         for level in range(1, self.levels + 1):
-            rows = self._level(level, tickets, excluded, workshop)
+            rows = self._level(level, tickets, workshop)
             tickets |= {(r.seed, level): r for r in rows if r.variant == TICKET}
             yield rows
 
@@ -356,7 +407,6 @@ class Search:
         self,
         level: int,
         tickets: Mapping[tuple[int, int], Row],
-        excluded: frozenset[str],
         workshop: Workshop,
     ) -> list[Row]:
         grounds = []
@@ -374,7 +424,7 @@ class Search:
                     again = dataclasses.replace(self.ticket_watch(), tensors=True)
                     (found,) = workshop.complete([parent.training], again)
                     parent = dataclasses.replace(parent, stored=found)
-            history = self.history(dense, parent.stored, seed, excluded)
+            history = self.history(dense, parent.stored, seed, self.excluded)
             if mask is None:
                 mask = self.prune(history, parent.training, seed, level)
             grounds.append(
@@ -406,7 +456,9 @@ class Search:
                         seed=ground.seed,
                         level=level,
                         draw=draw,
-                        train=lambda t: workshop.complete([t])[0],
+                        train=lambda t, watch=None: workshop.complete([t], watch)[0],
+                        parent=ground.parent.training,
+                        cost=ground.cost,
                     )
                     cost = ground.cost if baseline.searched else 0
                     options = spec(baseline)
@@ -425,7 +477,9 @@ class Search:
         return training.updates
 
     def _reads_parent_end(self) -> bool:
-        """Whether tickets or controls hold anything of what their parent's training ended with."""
+        """Whether tickets or controls use anything of what their parent's training ended with."""
+        if any(getattr(b, "rescores", False) for b in self.baselines.values()):
+            return True
         cells = [self.rewind, *(b.rewind for b in self.baselines.values() if hasattr(b, "rewind"))]
         return self.fill == "by_movement" or any(
             getattr(c, "weights", "final") == "final" or getattr(c, "statistics", "") == "other"
@@ -446,11 +500,25 @@ class Search:
             finding = finder(
                 ticket,
                 start=self.rewind(history).state,
-                history=history,
+                history=self._telling(
+                    history,
+                    parent,
+                    ground.cost,
+                    lambda t, watch: workshop.complete([t], watch)[0],
+                    seed=ground.seed,
+                    level=ground.level,
+                ),
                 allocation=self.allocation,
                 keep=masks.remaining({n: ground.mask[n] for n in history.prunable()}),
             )
-            planned.plan(ground, finding, self.ticket_watch(), finder.variants[0], cost=ground.cost)
+            spent = getattr(finder, "spent", lambda training: 0)(finding)
+            planned.plan(
+                ground,
+                finding,
+                self.ticket_watch(),
+                finder.variants[0],
+                cost=ground.cost + spent,
+            )
             for name, control in finder.controls(finding).items():
                 planned.plan(ground, control, self.watch, name, cost=ground.cost)
         rows = planned.complete(workshop)

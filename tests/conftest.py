@@ -40,13 +40,15 @@ from lth.types import TrainState
 class _TinyBatchNorm(nn.Module):
     """conv-BN-ReLU-conv-BN-ReLU-pool-linear: 270 prunable weights, with and without biases."""
 
-    def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(
+        self, *, input_shape: tuple[int, int, int], num_classes: int, width: int = 4
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(input_shape[0], 4, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(4)
-        self.conv2 = nn.Conv2d(4, 6, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(6)
-        self.fc = nn.Linear(6, num_classes)
+        self.conv1 = nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width + 2, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(width + 2)
+        self.fc = nn.Linear(width + 2, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm1(self.conv1(x)))

@@ -164,6 +164,8 @@ FAULTS = [
         "rewind=finetune rewind.updates=100it rewind_step=100it prune_at=400it",
         "prune_at: got 400it, allowed: 100it to 200it, end or early_stop",
     ),
+    ("finder=set baseline=[corrupted_task]", "finder: got set, allowed: null (with baseline"),
+    ("baseline=[late_mask_early_weights]", "weights: got 'init' with mask=ticket, allowed: end"),
     ("verdict_against=reinit", "verdict_against: got 'reinit', allowed: random_reinit, shuffled"),
     ("model.input_shape=[1]", "model.input_shape: got [1], allowed: nothing (the run sets it)"),
     ("levels=-1 num_threads=0", "num_threads: got 0, allowed: 1 or more"),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figure import NEUTRAL, Figure, Panel, Series, Subject
+from lth.types import Mask
 
 ORDER = 8
 TITLE = "Mask overlap against chance"
@@ -64,7 +65,9 @@ def _within(subject: Subject) -> Iterator[dict[str, Any]]:
         for variant in subject.variants[1:]:
             for r in subject.rows(level, variant):
                 other, own = subject.stored(r.training).mask(), tickets.get(r.seed)
-                if own is None or all(bool((own[n] == other[n]).all()) for n in own):
+                if own is None or _shapes(own) != _shapes(other):
+                    continue  # another network, such as a small dense one
+                if all(bool((own[n] == other[n]).all()) for n in own):
                     continue
                 layers = {
                     n: (
@@ -76,6 +79,10 @@ def _within(subject: Subject) -> Iterator[dict[str, Any]]:
                 total = tuple(sum(part) for part in zip(*layers.values(), strict=True))
                 for name, found in {**layers, ALL: total}.items():
                     yield _row(subject, level, variant, f"seed {r.seed}", name, *found)
+
+
+def _shapes(mask: Mask) -> dict[str, tuple[int, ...]]:
+    return {n: tuple(m.shape) for n, m in mask.items()}
 
 
 def _between(subject: Subject) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lth.allocation.budget import pruned
+from lth.counts import share
 from lth.mask import keep_top, remaining
 from lth.types import Mask, Scores
 
@@ -51,28 +52,3 @@ class ErdosRenyi:
         for name, kept in mask.items():
             result |= keep_top(scores, {name: kept}, counts[name])
         return result
-
-
-def share(ideal: Mapping[str, float], limits: Mapping[str, int], total: int) -> dict[str, int]:
-    """Counts proportional to ``ideal``, at most ``limits``, that add up to ``total``.
-
-    ValueError where ``total`` exceeds all limits together.
-    """
-    if not 0 <= total <= sum(limits.values()):
-        raise ValueError(f"cannot keep {total} of {sum(limits.values())} weights")
-    full: set[str] = set()
-    while True:
-        free = {n: v for n, v in ideal.items() if n not in full}
-        left = total - sum(limits[n] for n in full)
-        scale = left / sum(free.values()) if free else 0.0
-        over = {n for n, v in free.items() if v * scale > limits[n]}
-        if not over:
-            break
-        full |= over
-    exact = {n: limits[n] if n in full else ideal[n] * scale for n in ideal}
-    counts = {n: int(v) for n, v in exact.items()}
-    room = [n for n in ideal if counts[n] < limits[n]]
-    room.sort(key=lambda n: counts[n] - exact[n])
-    for name in room[: total - sum(counts.values())]:
-        counts[name] += 1
-    return counts

@@ -11,17 +11,25 @@ from torch import nn
 class Conv(nn.Sequential):
     """Pairs of 3x3 convolutions, each pair max-pooled; then 256, 256 and the classes. No norm.
 
-    The first pair has ``width`` channels, each later one twice as many. Raises
-    ValueError for images that the poolings would leave empty.
+    The first pair has ``width`` channels, each later one twice as many; the two
+    linear layers have ``hidden`` units. Raises ValueError for images that the
+    poolings would leave empty.
     """
 
     pairs: ClassVar[int]
 
     def __init__(
-        self, *, input_shape: tuple[int, int, int], num_classes: int, width: int = 64
+        self,
+        *,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        width: int = 64,
+        hidden: int = 256,
     ) -> None:
         if width < 1:
             raise ValueError(f"width: got {width}, allowed: 1 or more")
+        if hidden < 1:
+            raise ValueError(f"hidden: got {hidden}, allowed: 1 or more")
         features, *sides = input_shape
         if min(sides) < 2**self.pairs:
             raise ValueError(
@@ -39,11 +47,11 @@ class Conv(nn.Sequential):
         for side in sides:
             features *= side // 2**self.pairs
         layers["flatten"] = nn.Flatten()
-        layers["fc1"] = nn.Linear(features, 256)
+        layers["fc1"] = nn.Linear(features, hidden)
         layers["fc1_relu"] = nn.ReLU()
-        layers["fc2"] = nn.Linear(256, 256)
+        layers["fc2"] = nn.Linear(hidden, hidden)
         layers["fc2_relu"] = nn.ReLU()
-        layers["fc3"] = nn.Linear(256, num_classes)
+        layers["fc3"] = nn.Linear(hidden, num_classes)
         super().__init__(layers)
 
 

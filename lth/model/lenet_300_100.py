@@ -11,17 +11,23 @@ from torch import nn
 class LeNet300100(nn.Sequential):
     """Two hidden layers of 300 and 100 units with ReLU, for an input of any size.
 
-    266,200 weights at 28x28x1, as in Frankle and Carbin (2019), Figure 2.
+    266,200 weights at 28x28x1, as in Frankle and Carbin (2019), Figure 2. Of
+    another ``width`` the first layer has so many units, the second a third.
     """
 
-    def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(
+        self, *, input_shape: tuple[int, int, int], num_classes: int, width: int = 300
+    ) -> None:
+        if width < 1:
+            raise ValueError(f"width: got {width}, allowed: 1 or more")
+        second = max(1, round(width / 3))
         super().__init__(
             OrderedDict(
                 flatten=nn.Flatten(),
-                fc1=nn.Linear(math.prod(input_shape), 300),
+                fc1=nn.Linear(math.prod(input_shape), width),
                 relu1=nn.ReLU(),
-                fc2=nn.Linear(300, 100),
+                fc2=nn.Linear(width, second),
                 relu2=nn.ReLU(),
-                fc3=nn.Linear(100, num_classes),
+                fc3=nn.Linear(second, num_classes),
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 from torch import nn
@@ -12,25 +13,31 @@ class LeNet5(nn.Sequential):
 
     Caffe's ``examples/mnist/lenet.prototxt``, which SNIP (Lee et al. 2019)
     prunes: the only ReLU follows the hidden layer. 430,500 weights at 28x28x1.
-    Raises ValueError for images that the second pooling would leave empty.
+    Of another ``width`` the layers have width, 2.5 width and 25 width. Raises
+    ValueError for images that the second pooling would leave empty.
     """
 
-    def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(
+        self, *, input_shape: tuple[int, int, int], num_classes: int, width: int = 20
+    ) -> None:
+        if width < 1:
+            raise ValueError(f"width: got {width}, allowed: 1 or more")
         channels, *sides = input_shape
         if min(sides) < 16:
             raise ValueError(
                 f"input_shape: got {input_shape}, allowed: height and width of 16 or more"
             )
-        height, width = (((side - 4) // 2 - 4) // 2 for side in sides)
+        pixels = math.prod(((side - 4) // 2 - 4) // 2 for side in sides)
+        second, hidden = round(2.5 * width), 25 * width
         super().__init__(
             OrderedDict(
-                conv1=nn.Conv2d(channels, 20, 5),
+                conv1=nn.Conv2d(channels, width, 5),
                 pool1=nn.MaxPool2d(2),
-                conv2=nn.Conv2d(20, 50, 5),
+                conv2=nn.Conv2d(width, second, 5),
                 pool2=nn.MaxPool2d(2),
                 flatten=nn.Flatten(),
-                fc1=nn.Linear(50 * height * width, 500),
+                fc1=nn.Linear(second * pixels, hidden),
                 relu1=nn.ReLU(),
-                fc2=nn.Linear(500, num_classes),
+                fc2=nn.Linear(hidden, num_classes),
             )
         )

@@ -7,11 +7,13 @@ import pkgutil
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import hypergeom
 
 from analysis import plot, report
@@ -350,3 +352,16 @@ def test_several_runs_and_sweeps_get_a_page_of_their_own(
     assert pages == [sweep / "report" / "report.html", *runs, stores[0] / "report" / "report.html"]
     assert all((p.parent / "accuracy.pdf").exists() for p in pages)
     assert "2 runs of one" in pages[-1].read_text()
+
+
+def test_masks_of_another_network_have_no_overlap() -> None:
+    """A small dense network beside the ticket: other shapes under the same names."""
+    masks = {"own": {"fc": torch.ones(4, 3)}, "small": {"fc": torch.ones(2, 3)}}
+    rows = {v: SimpleNamespace(seed=0, training=v) for v in masks}
+    subject: Any = SimpleNamespace(
+        levels=[0, 1],
+        variants=["ticket", "small"],
+        rows=lambda level, variant="own": [rows[variant]],
+        stored=lambda training: SimpleNamespace(mask=lambda: masks[training]),
+    )
+    assert list(overlap._within(subject)) == []

@@ -15,8 +15,9 @@ from torch.nn.utils import prune
 from lth import mask as masks
 from lth.allocation.global_top import GlobalTop
 from lth.allocation.lamp import Lamp, lamp
-from lth.allocation.proportional import ErdosRenyi, share
+from lth.allocation.proportional import ErdosRenyi
 from lth.complete import Workshop
+from lth.counts import share
 from lth.criterion.fisher import Fisher
 from lth.criterion.grasp import GraSP
 from lth.criterion.magnitude import magnitude

@@ -1,0 +1,83 @@
+"""Control: a mask that was found on data with nothing to learn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from lth.dataset.corrupt import corrupt
+from lth.history import History
+from lth.store.stored import Stored
+from lth.training import Training
+from lth.types import TrainState
+
+if TYPE_CHECKING:
+    from lth.search import Search
+
+LABELS = ("random", "true")
+PIXELS = ("true", "shuffled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptedTask:
+    """The level's mask found on corrupted train data, trained on the true ones (Su et al. 2020).
+
+    The parent (the dense network at level 1, and always under ``one_shot``) is
+    trained over again, the same start, steps and data order, but with
+    ``labels=random`` (drawn uniformly) or ``pixels=shuffled`` (each image in an
+    order of its own) or both; then it is pruned by the run's own criterion and
+    budget. The mask starts from the dense network's weights, biases, norms and
+    buffers, with the ticket's span and data order. Finding it takes as many
+    updates as finding the ticket, so the search steps are the same. Only train
+    is corrupted: what selects on validation (``prune_at=early_stop``) sees the truth.
+    """
+
+    labels: str = "random"
+    pixels: str = "true"
+    draws: int = 1
+    searched: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.labels not in LABELS:
+            raise ValueError(f"labels: got {self.labels!r}, allowed: {', '.join(LABELS)}")
+        if self.pixels not in PIXELS:
+            raise ValueError(f"pixels: got {self.pixels!r}, allowed: {', '.join(PIXELS)}")
+        if (self.labels, self.pixels) == ("true", "true"):
+            raise ValueError("labels: got 'true', allowed: random (with pixels=true)")
+        if self.draws < 1:
+            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+
+    def check(self, search: Search) -> None:
+        """Only what the criterion prunes can be found again."""
+        if search.finder is not None:
+            name = search.finder.variants[0]
+            raise ValueError(f"finder: got {name}, allowed: null (with baseline corrupted_task)")
+
+    def __call__(
+        self,
+        ticket: Training,
+        *,
+        history: History,
+        dense_start: TrainState,
+        fresh: Callable[..., TrainState],
+        stream: Callable[..., torch.Generator],
+        train: Callable[[Training], Stored],
+    ) -> Training:
+        lineage = history.lineage
+        task = corrupt(
+            ticket.task,
+            labels=self.labels == "random",
+            pixels=self.pixels == "shuffled",
+            seed=int(torch.randint(2**62, (), generator=stream("corrupt"))),
+        )
+        parent = lineage.parent.replace(task=task)
+        found = lineage.train(parent)
+        if found.status == "diverged":  # then so does what would have come of it
+            nowhere = {n: w * torch.nan for n, w in dense_start.weights.items()}
+            return ticket.replace(start=dataclasses.replace(dense_start, weights=nowhere))
+        mask = lineage.prune(parent, dataclasses.replace(history, parent=found))
+        return ticket.replace(mask=mask, start=dense_start)

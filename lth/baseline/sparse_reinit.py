@@ -1,0 +1,73 @@
+"""Control: fresh values that know how sparse their network is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lth.baseline.random_reinit import RandomReinit
+from lth.history import History
+from lth.store.stored import Stored
+from lth.training import Training
+from lth.types import TrainState
+
+ORIGINS = ("init", "k")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseReinit:
+    """``random_reinit`` with the variance of each unit's actual fan-in (Evci et al. 2022).
+
+    The fresh draw is ``random_reinit``'s own, so that the two differ by scale
+    alone; the weights into a unit are multiplied by
+    ``sqrt(fan_in / fan_in that the mask keeps)``. Under He's initialisation that
+    is the paper's N(0, 2 / fan_in of the unit); any other keeps its own form.
+    ``origin``: ``init`` or ``k``, as for ``random_reinit``.
+    """
+
+    origin: str = "init"
+    draws: int = 1
+    searched: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.origin not in ORIGINS:
+            raise ValueError(f"origin: got {self.origin!r}, allowed: {', '.join(ORIGINS)}")
+        if self.draws < 1:
+            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+
+    def __call__(
+        self,
+        ticket: Training,
+        *,
+        history: History,
+        dense_start: TrainState,
+        fresh: Callable[[], TrainState],
+        stream: Callable[..., torch.Generator],
+        train: Callable[[Training], Stored],
+    ) -> Training:
+        dense_fan = RandomReinit(origin=self.origin)(
+            ticket,
+            history=history,
+            dense_start=dense_start,
+            fresh=fresh,
+            stream=stream,
+            train=train,
+        )
+        start = dense_fan.start
+        weights = {
+            n: w * gain(ticket.mask[n]) if n in ticket.mask else w for n, w in start.weights.items()
+        }
+        return dense_fan.replace(start=dataclasses.replace(start, weights=weights))
+
+
+def gain(mask: Tensor) -> Tensor:
+    """``sqrt(fan_in / kept fan_in)`` of each unit, the first dimension; 1 where none is kept."""
+    fan_in = mask[0].numel()
+    kept = mask.flatten(1).sum(1)
+    factor = torch.where(kept > 0, fan_in / kept.clamp_min(1), 1.0).sqrt()
+    return factor.view(-1, *[1] * (mask.ndim - 1))
