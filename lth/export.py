@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lth.build import Run, build
-from lth.config import ConfigError
+from lth.config import ConfigError, Transfer
 from lth.dataset.task import Split, Task
 from lth.deploy import FORMATS, Format, Network, WriteError
 from lth.footprint import Forward, latencies, memory
@@ -126,6 +126,8 @@ def _plain(config: Mapping[str, Any], seed: int, data_dir: str | None) -> dict[s
     """The configuration of one seed on the CPU, with nothing that watches or mirrors."""
     plain = {**config, "seeds": [seed], "device": "cpu", "num_threads": 1, "workers": 1}
     plain |= {"precision": "fp32", "baseline": {}, "event": {}, "sink": {}}
+    # What was brought in is in the Training; its source may be gone.
+    plain["ticket"] = asdict(Transfer())
     return plain if data_dir is None else {**plain, "data_dir": data_dir}
 
 

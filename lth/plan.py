@@ -54,6 +54,7 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
         f"  network    {weights:,} prunable weights in {len(search.layers)} layers",
         f"  levels     0 to {search.levels}{last}; seeds {_list(search.seeds)}; "
         f"controls {controls}{_levels(search)}",
+        *_imported(run, search),
         f"  trainings  {total} of {search.train_steps - search.rewind_step:,}"
         f"{' to ' + format(search.train_steps, ',') if search.rewind_step else ''} updates; "
         f"{stored} stored, {missing} to do, about {duration(seconds)} on {where}",
@@ -63,6 +64,23 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
         f"  store      {folder.path}",
     ]
     return Plan(text=text, trainings=total, stored=stored, seconds=seconds)
+
+
+def _imported(run: Run, search: Search) -> list[str]:
+    """What is brought in from other runs, and what of it did not fit."""
+    if not search.imports:
+        return []
+    first = search.imports[search.seeds[0]]
+    names = dict.fromkeys(i.name for i in search.imports.values())
+    ticket = run.root.ticket
+    values = f"its values ({ticket.start})" if ticket.weights else "this run's own values"
+    what = f"{'its mask' if ticket.mask else 'no mask'}, {values}"
+    if first.redrawn:
+        what += f"; output layer re-drawn, dense ({', '.join(first.redrawn)})"
+    lines = [f"  ticket     {' '.join(names)}: {what}"]
+    if len(names) == 1 and len(search.seeds) > 1:
+        lines.append(f"{'':13}one for all seeds: intervals are about this ticket, not its kind")
+    return lines
 
 
 def _engine(run: Run, search: Search) -> str:
