@@ -16,7 +16,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lth import protocol
+from lth import brought, protocol
 from lth.config import (
     GROUPS,
     OPTIONAL_GROUPS,
@@ -34,9 +34,8 @@ from lth.optimizer import ELEMENTWISE
 from lth.runtime import Runtime
 from lth.spec import Json, spec
 from lth.step import Step
-from lth.store.stored import DamagedError
 from lth.training import PRECISIONS
-from lth.transfer import STARTS, Source, read_source
+from lth.transfer import Source
 
 MANY = ("baseline", "event", "sink")
 """Groups of which any number may be selected; each YAML holds its own name as a key."""
@@ -103,7 +102,7 @@ def build(config: DictConfig | Mapping[str, Any]) -> Run:
     # Stored configurations may be older than a key.
     default = dataclasses.asdict(RunConfig())
     root: dict[str, Any] = {n: values.get(n, default[n]) for n in default}
-    root["ticket"] = _by_seed(root["ticket"], root["seeds"])
+    root["ticket"] = brought.by_seed(root["ticket"], root["seeds"])
     components: dict[str, Any] = {}
     for group in GROUPS:
         node = root[group]
@@ -122,11 +121,11 @@ def build(config: DictConfig | Mapping[str, Any]) -> Run:
         for group in (*GROUPS[:10], *OPTIONAL_GROUPS):
             specs[group] = _spec_of(group, components[group], faults)
     runtime = _runtime(root, faults)
-    sources = {} if faults else _sources(root, components, faults)
+    sources = {} if faults else brought.read(root, components["store"].root, faults)
     if faults:
         raise ConfigError(faults)
     assert runtime is not None
-    named = semantic(root, specs, _brought(root["ticket"], sources))
+    named = semantic(root, specs, brought.digests(root["ticket"], sources))
     return Run(
         config={**values, "ticket": root["ticket"]},
         root=RunConfig(
@@ -224,98 +223,11 @@ def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list
             schedule(root["levels"])
         except ValueError as error:
             faults.append(f"schedule.{error}")
-    faults += _transfer_faults(root, components)
+    faults += brought.faults(root, components)
     rewind = components["rewind"]
     if getattr(rewind, "optimizer", "fresh") == "saved" and steps["rewind_step"] == Step():
         faults.append("rewind.optimizer: got 'saved', allowed: fresh (with rewind_step=0it)")
     return faults
-
-
-def _transfer_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list[str]:
-    """What does not go with a ticket from another run, or with having none."""
-    ticket, default = root["ticket"], dataclasses.asdict(Transfer())
-    if ticket["source"] is None:
-        return [
-            f"ticket.{k}: got {_show(v)}, allowed: {_show(default[k])} (without ticket.source)"
-            for k, v in ticket.items()
-            if v != default[k]
-        ]
-    faults = []
-
-    def need(ok: bool, key: str, value: Any, allowed: str) -> None:
-        if not ok:
-            faults.append(f"{key}: got {_show(value)}, allowed: {allowed} (with ticket.source)")
-
-    source = ticket["source"]
-    given = list(source.values()) if isinstance(source, Mapping) else [source]
-    need(
-        all(isinstance(s, str) for s in given)
-        and (not isinstance(source, Mapping) or set(root["seeds"]) <= source.keys()),
-        "ticket.source",
-        source,
-        f"a ticket such as RUN/seed_000/ticket/level_07, or a list of {len(root['seeds'])}, one "
-        "for each seed",
-    )
-    need(ticket["start"] in STARTS, "ticket.start", ticket["start"], ", ".join(STARTS))
-    need(ticket["mask"] or ticket["weights"], "ticket.mask", False, "true, or ticket.weights=true")
-    need(
-        ticket["weights"] or ticket["start"] in (default["start"], "end"),
-        "ticket.start",
-        ticket["start"],
-        f"{default['start']}, or end for the mask at the end, where only the mask is taken",
-    )
-    need(root["levels"] == 1, "levels", root["levels"], "1: level 0 is dense, level 1 the ticket")
-    for key, usual in (("score_steps", 1), ("prune_at", "end")):
-        need(root[key] == usual, key, root[key], f"{usual}: nothing is pruned")
-    need(components["finder"] is None, "finder", root["finder"], "null: nothing is searched")
-    cell = {"weights": "rewound", "statistics": "same", "optimizer": "fresh"}
-    for option, usual in cell.items() if ticket["weights"] else ():
-        value = getattr(components["rewind"], option, usual)
-        need(value == usual, f"rewind.{option}", value, f"{usual}: the source gives the values")
-    return faults
-
-
-def _sources(
-    root: Mapping[str, Any], components: Mapping[str, Any], faults: list[str]
-) -> dict[int, Source]:
-    """What each seed is given by another run; each ticket is read once."""
-    ticket, source = root["ticket"], root["ticket"]["source"]
-    if source is None:
-        return {}
-    own = source if isinstance(source, Mapping) else dict.fromkeys(root["seeds"], source)
-    paths = {seed: own[seed] for seed in root["seeds"]}
-    options = {k: v for k, v in ticket.items() if k != "source"}
-    try:
-        read = {p: read_source(p, components["store"].root, **options) for p in set(paths.values())}
-    except ValueError as error:
-        faults.append(f"ticket.{error}")
-        return {}
-    except DamagedError as damage:
-        faults.append(f"ticket.source: damaged: {damage}")
-        return {}
-    return {seed: read[path] for seed, path in paths.items()}
-
-
-def _by_seed(ticket: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
-    """A list of sources as what it means: one for all, or a source by seed."""
-    source = ticket["source"]
-    if isinstance(source, list) and len(source) == 1:
-        source = source[0]
-    elif isinstance(source, list) and len(source) == len(seeds):
-        source = dict(zip(seeds, source, strict=True))
-    elif isinstance(source, Mapping):
-        # JSON, in which stored configurations are, has no other keys than texts.
-        source = {int(k) if str(k).isdigit() else k: v for k, v in source.items()}
-    return {**ticket, "source": source}
-
-
-def _brought(ticket: Mapping[str, Any], sources: Mapping[int, Source]) -> Json:
-    """The digests of what is brought in: one for all seeds, or by seed."""
-    if not sources:
-        return None
-    if isinstance(ticket["source"], str):
-        return next(iter(sources.values())).digests
-    return {str(seed): source.digests for seed, source in sources.items()}
 
 
 def parse_levels(value: Any) -> str | list[int | float]:

@@ -77,9 +77,15 @@ class Streams:
 
 @dataclass
 class Transfer:
-    """A ticket of another run as level 1; see docs/transfer.md. ``source``: one, or one a seed."""
+    """A ticket of another run as level 1; see docs/transfer.md. ``source``: one, or one a seed.
+
+    With ``combine``: the tickets whose masks are combined, or a list of them for each seed;
+    ``start_from`` is the one that gives the values.
+    """
 
     source: Any = None
+    combine: str | None = None
+    start_from: Any = None
     start: str = "rewound"
     mask: bool = True
     weights: bool = True

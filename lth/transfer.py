@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -20,6 +20,14 @@ from lth.types import Mask, TrainState, Weights
 Shape: TypeAlias = tuple[int, ...]
 
 STARTS = ("init", "rewound", "end")
+
+COMBINATIONS: Mapping[str, Callable[..., Mask]] = {
+    "union": masks.union,
+    "intersection": masks.intersection,
+    "difference": masks.difference,
+    "complement": masks.complement,
+}
+"""One mask of the masks of several tickets (of one, for the complement)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,25 +74,57 @@ class Import:
 
 
 def read_source(
-    path: str, store: Path, *, start: str = "rewound", mask: bool = True, weights: bool = True
+    paths: Sequence[str],
+    store: Path,
+    *,
+    start: str = "rewound",
+    mask: bool = True,
+    weights: bool = True,
+    combine: str | None = None,
+    start_from: str | None = None,
 ) -> Source:
     """The mask and the values of a stored ticket.
 
     ``start``: ``init`` is theta_0 of the source's dense network; ``rewound`` the
     dense state that the ticket was rewound to, theta_k; ``end`` where the ticket
     ended (then controls of the mask start from where the dense network ended).
+    ``combine`` makes one mask of those of several ``paths``; then ``start_from`` is the
+    ticket that gives the values, and the cost is that of all searches together.
     ValueError, naming the option, where the store does not have it.
     """
-    found = _Found.at(path, store)
-    values = found.values(start) if weights else None
+    tickets = [_Found.at(path, store, "source") for path in paths]
+    name, giver = tickets[0].name, tickets[0]
+    if combine is not None:
+        name = f"{combine} of {' '.join(t.name for t in tickets)}"
+    if start_from is not None:
+        giver = _Found.at(start_from, store, "start_from")
+        name = f"{name}, start from {giver.name}"
+    values = giver.values(start) if weights else None
+    spent = sum(t.reference.search_steps for t in tickets) if mask else 0
     return Source(
-        name=found.name,
-        mask=found.mask(start) if mask else None,
+        name=name,
+        mask=_mask(tickets, start, combine) if mask else None,
         start=values.start if values else None,
         dense=values.dense if values else None,
-        cost=max(found.reference.search_steps if mask else 0, values.cost if values else 0),
+        cost=max(spent, values.cost if values else 0),
         final=weights and start == "end",
     )
+
+
+def _mask(tickets: Sequence[_Found], start: str, combine: str | None) -> Mask:
+    own = [t.mask(start) for t in tickets]
+    if combine is None:
+        return own[0]
+    try:
+        combined = COMBINATIONS[combine](*own)
+    except ValueError as error:
+        raise ValueError(f"source: {error}") from None
+    if masks.remaining(combined) == 0:
+        raise ValueError(
+            f"combine: got {combine!r}, which keeps no weight of "
+            f"{', '.join(t.name for t in tickets)}, allowed: a combination that keeps some"
+        )
+    return combined
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,22 +139,23 @@ class _Found:
     """A ticket in a store, its place in a run and that run's dense network of its seed."""
 
     path: str
+    option: str
     place: Place
     reference: Reference
 
     @classmethod
-    def at(cls, path: str, store: Path) -> _Found:
+    def at(cls, path: str, store: Path, option: str) -> _Found:
         allowed = "allowed: a ticket of a run, such as RUN/seed_000/ticket/level_07"
         try:
             place = locate(path, store)
         except FileNotFoundError:
             raise ValueError(
-                f"source: got {path!r}, where nothing is stored, {allowed} (RUN: a run's folder, "
+                f"{option}: got {path!r}, where nothing is stored, {allowed} (RUN: a run's folder, "
                 f"or a unique run_id prefix in {store})"
             ) from None
         if place.reference is None:
-            raise ValueError(f"source: got {path!r}, which names no run, {allowed}")
-        return cls(path=path, place=place, reference=place.reference)
+            raise ValueError(f"{option}: got {path!r}, which names no run, {allowed}")
+        return cls(path=path, option=option, place=place, reference=place.reference)
 
     @property
     def name(self) -> str:
@@ -156,7 +197,7 @@ class _Found:
             return self.place.stored()
         except FileNotFoundError as error:
             raise ValueError(
-                f"source: got {self.path!r}, allowed: a ticket in a store ({error})"
+                f"{self.option}: got {self.path!r}, allowed: a ticket in a store ({error})"
             ) from None
 
     def _dense(self) -> Stored:
@@ -165,8 +206,8 @@ class _Found:
         found = self.place.store.get(read_reference(file).training) if file.exists() else None
         if found is None:
             raise ValueError(
-                f"source: got {self.path!r}, allowed: a ticket whose dense network is stored "
-                f"(no {file})"
+                f"{self.option}: got {self.path!r}, allowed: a ticket whose dense network "
+                f"is stored (no {file})"
             )
         return found
 

@@ -126,7 +126,7 @@ def test_the_starts_are_what_they_are_called(source: RunFolder) -> None:
         "end": (ticket.state("end"), dense.state("end"), 8 + 5 + 5),
     }
     for start, (values, whole, spent) in wanted.items():
-        found = read_source(place(source), source.store_root, start=start)
+        found = read_source([place(source)], source.store_root, start=start)
         assert found.mask is not None and same(found.mask, ticket.mask())
         assert found.start is not None and same(found.start.weights, values.weights)
         assert found.dense is not None and same(found.dense.weights, whole.weights)
@@ -134,9 +134,9 @@ def test_the_starts_are_what_they_are_called(source: RunFolder) -> None:
         # Two searches of 8 and 5 updates found the mask; the values may cost more.
         assert found.cost == max(8 + 5, spent)
         assert found.final == (start == "end")
-    mask_only = read_source(place(source), source.store_root, weights=False)
+    mask_only = read_source([place(source)], source.store_root, weights=False)
     assert (mask_only.start, mask_only.dense, mask_only.cost) == (None, None, 13)
-    weights_only = read_source(place(source), source.store_root, mask=False)
+    weights_only = read_source([place(source)], source.store_root, mask=False)
     assert (weights_only.mask, weights_only.cost) == (None, 3)
 
 
@@ -163,17 +163,17 @@ def test_a_ticket_that_was_rewound_to_nothing_stored_has_no_theta_k(source: RunF
     root = source.store_root
     final = conducted(root, "seeds=[0]", "levels=1", "rewind=learning_rate")
     with pytest.raises(ValueError, match="start: got 'rewound', but .* allowed: init, end"):
-        read_source(place(final, level=1), root)
-    assert read_source(place(final, level=1), root, start="init").start is not None
+        read_source([place(final, level=1)], root)
+    assert read_source([place(final, level=1)], root, start="init").start is not None
 
 
 def test_states_that_were_removed_are_named(tmp_path: Path) -> None:
     thin = conducted(tmp_path, "seeds=[0]", "levels=2", "store.keep_tensors=masks")
     path = place(thin, level=1)
     with pytest.raises(ValueError, match=r"start: got 'end', allowed: a state that .* still has"):
-        read_source(path, tmp_path, start="end")
+        read_source([path], tmp_path, start="end")
     # The dense network stays, and so does the digest of what the ticket started from.
-    found = read_source(path, tmp_path)
+    found = read_source([path], tmp_path)
     assert found.start is not None
     assert same(found.start.weights, stored(thin, 0, 0).state(3).weights)
 
@@ -433,3 +433,90 @@ def test_a_damaged_source_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ConfigError, match="ticket.source: damaged: .*mask.safetensors"):
         composed(tmp_path, "seeds=[0]", "levels=1", f"ticket.source={place(own, level=1)}")
+
+
+# Masks of several tickets
+
+
+def test_masks_are_combined_and_one_ticket_gives_the_start(
+    source: RunFolder, brought: Callable[..., Run]
+) -> None:
+    a, b = (stored(source, seed, 1).mask() for seed in (0, 1))
+    both = f"[{place(source, 0, 1)},{place(source, 1, 1)}]"
+    wanted = {
+        "union": {n: a[n] | b[n] for n in a},
+        "intersection": {n: a[n] & b[n] for n in a},
+        "difference": {n: a[n] & ~b[n] for n in a},
+    }
+    ids = set()
+    for how, mask in wanted.items():
+        for giver, seed in ((place(source, 0, 1), 0), (place(source, 1, 2), 1)):
+            run = brought(f"ticket.combine={how}", f"ticket.start_from={giver}", path=both)
+            (own,) = prepare(run, read_data(run)).imports.values()
+            assert same(own.mask, mask)
+            assert own.start is not None and own.dense is not None
+            assert same(own.start.weights, stored(source, seed, 0).state(3).weights)
+            assert same(own.dense.weights, own.start.weights)
+            # Two searches of one level.
+            assert own.cost == 16
+            ids.add(run.run_id)
+    assert len(ids) == 6
+    folder = RunFolder(source.store_root, conduct(run, None, report=False))
+    assert stored(folder, 0, 1).done["density"] == masks.density(wanted["difference"])
+
+
+def test_a_complement_and_combinations_by_seed(
+    source: RunFolder, brought: Callable[..., Run]
+) -> None:
+    run = brought("ticket.combine=complement", "ticket.weights=false", path=place(source))
+    own = run.sources[0]
+    assert own.mask is not None and own.start is None
+    assert same(own.mask, {n: ~m for n, m in stored(source, 0, 2).mask().items()})
+    # What is excluded stays whole, whatever is left of it.
+    run = brought(
+        "ticket.combine=complement", "ticket.weights=false", "exclude=[output]", path=place(source)
+    )
+    (fitted,) = prepare(run, read_data(run)).imports.values()
+    assert bool(fitted.mask["fc3.weight"].all())
+    levels = [[place(source, seed, level) for level in (1, 2)] for seed in (0, 1)]
+    lists = "[" + ",".join("[" + ",".join(pair) + "]" for pair in levels) + "]"
+    run = brought(
+        "seeds=[0,1]",
+        "ticket.combine=intersection",
+        f"ticket.start_from=[{levels[0][0]},{levels[1][0]}]",
+        path=lists,
+    )
+    for seed in (0, 1):
+        own = run.sources[seed]
+        # Nested masks: their intersection is the sparser one.
+        assert own.mask is not None and same(own.mask, stored(source, seed, 2).mask())
+        assert own.start is not None
+        assert same(own.start.weights, stored(source, seed, 0).state(3).weights)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (["ticket.combine=sum"], "ticket.combine: got 'sum', allowed: union, intersection, "),
+        (["ticket.combine=union"], "ticket.source: got '"),
+        (["ticket.combine=complement"], "ticket.start_from: got None, allowed: the ticket that"),
+        (
+            ["ticket.combine=complement", "ticket.mask=false", "ticket.start_from=a"],
+            "ticket.mask: got False, allowed: true (masks are combined)",
+        ),
+        (["ticket.start_from=a"], "ticket.start_from: got 'a', allowed: null, where"),
+        (["ticket.combine=complement", "ticket.start_from=a"], "ticket.start_from: got 'a', where"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(
+    brought: Callable[..., Run], overrides: list[str], fault: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        brought(*overrides)
+    assert any(f.startswith(fault) for f in raised.value.faults), raised.value.faults
+
+
+def test_nothing_left_is_refused(source: RunFolder, brought: Callable[..., Run]) -> None:
+    twice = f"[{place(source)},{place(source)}]"
+    with pytest.raises(ConfigError, match="ticket.combine: got 'difference', which keeps no"):
+        brought("ticket.combine=difference", "ticket.weights=false", path=twice)
