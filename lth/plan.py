@@ -70,17 +70,20 @@ def _imported(run: Run, search: Search) -> list[str]:
     """What is brought in from other runs, and what of it did not fit."""
     if not search.imports:
         return []
-    first = search.imports[search.seeds[0]]
-    names = dict.fromkeys(i.name for i in search.imports.values())
-    ticket = run.root.ticket
+    ticket, given = run.root.ticket, list(search.imports.values())
     values = f"its values ({ticket.start})" if ticket.weights else "this run's own values"
     what = f"{'its mask' if ticket.mask else 'no mask'}, {values}"
-    if first.redrawn:
-        what += f"; output layer re-drawn, dense ({', '.join(first.redrawn)})"
-    lines = [f"  ticket     {' '.join(names)}: {what}"]
-    if len(names) == 1 and len(search.seeds) > 1:
-        lines.append(f"{'':13}one for all seeds: intervals are about this ticket, not its kind")
-    return lines
+    redrawn = given[0].redrawn
+    if redrawn:
+        what += f"; output layer re-drawn, dense ({', '.join(redrawn)})"
+    if len({own.name for own in given}) > 1:
+        lines = [f"one for each seed: {what}"]
+        lines += [f"seed {seed}: {own.name}" for seed, own in search.imports.items()]
+    else:
+        lines = [f"{given[0].name}: {what}"]
+        if len(given) > 1:
+            lines.append("one for all seeds: intervals are about this ticket, not its kind")
+    return [f"  {'' if i else 'ticket':<10} {line}" for i, line in enumerate(lines)]
 
 
 def _engine(run: Run, search: Search) -> str:
