@@ -401,9 +401,7 @@ class Search:
                     parent=parent,
                     history=history,
                     mask=mask,
-                    cost=parent.search_steps + self._scored_after(parent)
-                    if own is None
-                    else own.cost,
+                    cost=own.cost if own else parent.search_steps + self._scored_after(parent),
                 )
             )
         rows: list[Row] = []

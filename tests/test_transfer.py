@@ -167,6 +167,14 @@ def test_a_ticket_that_was_rewound_to_nothing_stored_has_no_theta_k(source: RunF
     assert read_source([place(final, level=1)], root, start="init").start is not None
 
 
+def test_the_slots_of_the_source_do_not_come_along(tmp_path: Path) -> None:
+    saved = conducted(tmp_path, "seeds=[0]", "levels=1", "rewind.optimizer=saved")
+    assert stored(saved, 0, 1).state("start").optimizer
+    found = read_source([place(saved, level=1)], tmp_path)
+    assert found.start is not None and found.start.optimizer is None
+    assert same(found.start.weights, stored(saved, 0, 0).state(3).weights)
+
+
 def test_states_that_were_removed_are_named(tmp_path: Path) -> None:
     thin = conducted(tmp_path, "seeds=[0]", "levels=2", "store.keep_tensors=masks")
     path = place(thin, level=1)
