@@ -13,6 +13,7 @@ from analysis.frame import frame
 from analysis.matching import best_level, matching, matching_range
 from analysis.stats import at_level, bca, by_seed, estimate, paired_difference
 from analysis.verdict import verdict
+from analysis.words import brought
 from lth.config import RunConfig
 from lth.store.files import FileStore
 from lth.store.run_folder import RunFolder
@@ -75,8 +76,10 @@ def evidence(folder: RunFolder, data: pd.DataFrame | None = None) -> Evidence:
         assert stored is not None
         return stored.metrics()
 
-    weights = (folder.config().get("rewind") or {}).get("weights", "rewound")
-    return assemble(folder.run_id, data, settings(folder), rewound=weights != "final", curve=curve)
+    config = folder.config()
+    final = (config.get("rewind") or {}).get("weights", "rewound") == "final"
+    final |= bool((brought(config) or {}).get("final"))
+    return assemble(folder.run_id, data, settings(folder), rewound=not final, curve=curve)
 
 
 def assemble(

@@ -71,11 +71,11 @@ def title(config: Config) -> str:
 def question(config: Config, against: str) -> str:
     """What the run asks."""
     control = VARIANTS.get(against.partition("+")[0], against)
-    how = (
-        f"by {spoken(config['criterion'])} pruning"
-        if not config.get("finder")
-        else "while training"
-    )
+    how = f"by {spoken(config['criterion'])} pruning"
+    if config.get("ticket"):
+        how = "by another run"
+    elif config.get("finder"):
+        how = "while training"
     return (
         f"Does a sparse part of {spoken(config['model'])}, found {how} and trained "
         f"{_from(config)}, learn {spoken(config['dataset'])} better than {against} ({control})? "
@@ -97,9 +97,11 @@ def variant(name: str, config: Config) -> str:
 def paragraph(config: Config) -> str:
     """The set-up in sentences; ``describe`` has all of it."""
     parts = dict(describe(config))
+    level = f"Level 1 is {parts.get('Ticket')}"
+    if not config.get("ticket"):
+        level = f"Each level prunes {parts['Pruning schedule']}: {parts['Budget over layers']}"
     return (
-        f"{_capital(parts['Training'])}, by {parts['Optimizer']}. Each level prunes "
-        f"{parts['Pruning schedule']}: {parts['Budget over layers']}. {parts['Rewinding']}. "
+        f"{_capital(parts['Training'])}, by {parts['Optimizer']}. {level}. {parts['Rewinding']}. "
         f"{parts['Endpoint']}."
     )
 
@@ -112,16 +114,14 @@ def describe(config: Config) -> list[tuple[str, str]]:
         ("Initialisation", _with_options(config["init"])),
         ("Training", _training(config)),
         ("Optimizer", _optimizer(config)),
-        ("Scores", _with_options(config["criterion"])),
-        ("Pruning schedule", _schedule(config["schedule"])),
-        ("Budget over layers", _allocation(config["allocation"])),
+        *_pruning(config),
         ("Rewinding", _rewinding(config)),
         ("Endpoint", _endpoint(config)),
     ]
     if config.get("finder"):
         rows.insert(5, ("Masks found by", _with_options(config["finder"])))
     told = {"dataset", "model", "init", "optimizer", "lr", "criterion", "schedule", "allocation"}
-    told |= {"rewind", "finder", "train_steps", "batch_size", "warmup", "rewind_step"}
+    told |= {"rewind", "finder", "ticket", "train_steps", "batch_size", "warmup", "rewind_step"}
     told |= {"eval_every", "endpoint", "verdict_against", "verdict_density"}
     rest = [f"{k} = {_value(v)}" for k, v in sorted(config.items()) if k not in told]
     return [*rows, ("Also", ", ".join(rest))] if rest else rows
@@ -138,6 +138,29 @@ def steps(text: Any) -> str:
         if count
     ]
     return " and ".join(found) or "0 updates"
+
+
+def _pruning(config: Config) -> list[tuple[str, str]]:
+    """How masks are made, or what was brought in instead."""
+    ticket = brought(config)
+    if ticket is None:
+        return [
+            ("Scores", _with_options(config["criterion"])),
+            ("Pruning schedule", _schedule(config["schedule"])),
+            ("Budget over layers", _allocation(config["allocation"])),
+        ]
+    names = {"mask": "the mask", "start": "the values"}
+    parts = [name for key, name in names.items() if key in ticket]
+    return [("Ticket", f"{' and '.join(parts)} of a ticket of another run")]
+
+
+def brought(config: Config) -> Config | None:
+    """What of another run's ticket is level 1: the digests of one of them; None where pruned."""
+    ticket: Config | None = config.get("ticket")
+    if not ticket or {"mask", "start"} & ticket.keys():
+        return ticket
+    first: Config = next(iter(ticket.values()))
+    return first
 
 
 def _training(config: Config) -> str:
@@ -194,6 +217,9 @@ def _allocation(allocation: Config) -> str:
 
 
 def _from(config: Config) -> str:
+    ticket = brought(config) or {}
+    if "start" in ticket:
+        return f"from another run's {'trained' if ticket.get('final') else 'dense'} weights"
     weights = (config.get("rewind") or {}).get("weights", "rewound")
     if weights == "final":
         return "on from its trained weights"

@@ -16,8 +16,17 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lth import protocol
-from lth.config import GROUPS, OPTIONAL_GROUPS, ConfigError, RunConfig, Streams, run_id, semantic
+from lth import brought, protocol
+from lth.config import (
+    GROUPS,
+    OPTIONAL_GROUPS,
+    ConfigError,
+    RunConfig,
+    Streams,
+    Transfer,
+    run_id,
+    semantic,
+)
 from lth.dataset.dataset import DataSet
 from lth.event.checkpoint import Interval
 from lth.event.evaluate import EARLY_STOP
@@ -27,6 +36,7 @@ from lth.runtime import Runtime
 from lth.spec import Json, spec
 from lth.step import Step
 from lth.training import PRECISIONS
+from lth.transfer import Source
 
 MANY = ("baseline", "event", "sink")
 """Groups of which any number may be selected; each YAML holds its own name as a key."""
@@ -61,6 +71,8 @@ PROTOCOLS: Mapping[str, type] = {
 class Run:
     """A checked configuration: the root's values, the components and the run's name.
 
+    ``sources`` holds what is brought in from other runs, for each seed.
+
     ``config`` is what it was built from, as plain values: another process can build it again.
     """
 
@@ -71,6 +83,7 @@ class Run:
     semantic: Mapping[str, Json]
     run_id: str
     runtime: Runtime
+    sources: Mapping[int, Source]
 
     def __getattr__(self, name: str) -> Any:
         if name in GROUPS:
@@ -87,7 +100,10 @@ def build(config: DictConfig | Mapping[str, Any]) -> Run:
     values: Any = config
     if isinstance(config, DictConfig):
         values = OmegaConf.to_container(config, resolve=True)
-    root: dict[str, Any] = {f.name: values[f.name] for f in dataclasses.fields(RunConfig)}
+    # Stored configurations may be older than a key.
+    default = dataclasses.asdict(RunConfig())
+    root: dict[str, Any] = {n: values.get(n, default[n]) for n in default}
+    root["ticket"] = brought.by_seed(root["ticket"], root["seeds"])
     components: dict[str, Any] = {}
     for group in GROUPS:
         node = root[group]
@@ -106,18 +122,26 @@ def build(config: DictConfig | Mapping[str, Any]) -> Run:
         for group in (*GROUPS[:10], *OPTIONAL_GROUPS):
             specs[group] = _spec_of(group, components[group], faults)
     runtime = _runtime(root, faults)
+    sources = {} if faults else brought.read(root, components["store"].root, faults)
     if faults:
         raise ConfigError(faults)
     assert runtime is not None
-    named = semantic(root, specs)
+    named = semantic(root, specs, brought.digests(root["ticket"], sources))
     return Run(
-        config=values,
-        root=RunConfig(**{**root, "streams": Streams(**root["streams"])}),
+        config={**values, "ticket": root["ticket"]},
+        root=RunConfig(
+            **{
+                **root,
+                "streams": Streams(**root["streams"]),
+                "ticket": Transfer(**root["ticket"]),
+            }
+        ),
         components=components,
         specs=specs,
         semantic=named,
         run_id=run_id(named),
         runtime=runtime,
+        sources=sources,
     )
 
 
@@ -207,6 +231,7 @@ def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list
             schedule(root["levels"])
         except ValueError as error:
             faults.append(f"schedule.{error}")
+    faults += brought.faults(root, components)
     rewind = components["rewind"]
     if getattr(rewind, "optimizer", "fresh") == "saved" and steps["rewind_step"] == Step():
         faults.append("rewind.optimizer: got 'saved', allowed: fresh (with rewind_step=0it)")

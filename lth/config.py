@@ -77,6 +77,22 @@ class Streams:
 
 
 @dataclass
+class Transfer:
+    """A ticket of another run as level 1; see docs/transfer.md. ``source``: one, or one a seed.
+
+    With ``combine``: the tickets whose masks are combined, or a list of them for each seed;
+    ``start_from`` is the one that gives the values.
+    """
+
+    source: Any = None
+    combine: str | None = None
+    start_from: Any = None
+    start: str = "rewound"
+    mask: bool = True
+    weights: bool = True
+
+
+@dataclass
 class RunConfig:
     """The typed root of a configuration. Steps are ``500it``, ``3ep`` or ``1ep30it``.
 
@@ -93,6 +109,7 @@ class RunConfig:
     exclude: list[str] = field(default_factory=list)
     order: str = "per_level"
     streams: Streams = field(default_factory=Streams)
+    ticket: Transfer = field(default_factory=Transfer)
     warmup: str = "0it"
     eval_every: str = "100it"
     test_curve: bool = False
@@ -130,12 +147,18 @@ class RunConfig:
     finder: Any = None
 
 
-def semantic(root: Mapping[str, Any], components: Mapping[str, Json]) -> dict[str, Json]:
-    """What the run_id hashes: the semantic components' specs and root keys not at their default."""
+def semantic(
+    root: Mapping[str, Any], components: Mapping[str, Json], ticket: Json = None
+) -> dict[str, Json]:
+    """What the run_id hashes: the semantic components' specs and root keys not at their default.
+
+    ``ticket`` is what was brought in from another run, by its digests.
+    """
     default = asdict(RunConfig())
     keys = {k: root[k] for k in SEMANTIC_KEYS if root[k] != default[k]}
     chosen = {g: components[g] for g in OPTIONAL_GROUPS if components.get(g) is not None}
-    return {**{g: components[g] for g in SEMANTIC_GROUPS}, **chosen, **keys}
+    brought = {} if ticket is None else {"ticket": ticket}
+    return {**{g: components[g] for g in SEMANTIC_GROUPS}, **chosen, **brought, **keys}
 
 
 def run_id(semantic_config: Mapping[str, Json]) -> str:

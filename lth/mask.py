@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -35,6 +35,47 @@ def nested(child: Mask, parent: Mask) -> bool:
     return child.keys() == parent.keys() and all(
         not bool((child[n] & ~parent[n]).any()) for n in child
     )
+
+
+def union(first: Mask, *others: Mask) -> dict[str, Tensor]:
+    """What any of them keeps."""
+    return _combined(torch.logical_or, first, others)
+
+
+def intersection(first: Mask, *others: Mask) -> dict[str, Tensor]:
+    """What all of them keep."""
+    return _combined(torch.logical_and, first, others)
+
+
+def difference(first: Mask, *others: Mask) -> dict[str, Tensor]:
+    """What the first keeps and none of the others does."""
+    return _combined(lambda a, b: a & ~b, first, others)
+
+
+def complement(mask: Mask) -> dict[str, Tensor]:
+    """What it does not keep."""
+    return {n: ~m for n, m in mask.items()}
+
+
+def _combined(
+    pair: Callable[[Tensor, Tensor], Tensor], first: Mask, others: Iterable[Mask]
+) -> dict[str, Tensor]:
+    """Fold ``pair`` over masks of one network; ValueError names the layers that differ."""
+    result = {n: m.clone() for n, m in first.items()}
+    for other in others:
+        differing = [n for n in {**first, **other} if _shape(first, n) != _shape(other, n)]
+        if differing:
+            raise ValueError(
+                "masks: got different layers at "
+                + ", ".join(f"{n} ({_shape(first, n)}, {_shape(other, n)})" for n in differing)
+                + ", allowed: equal names and shapes"
+            )
+        result = {n: pair(m, other[n]) for n, m in result.items()}
+    return result
+
+
+def _shape(mask: Mask, name: str) -> str:
+    return str(list(mask[name].shape)) if name in mask else "nothing"
 
 
 def overlap(a: Mask, b: Mask) -> dict[str, float]:

@@ -54,6 +54,7 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
         f"  network    {weights:,} prunable weights in {len(search.layers)} layers",
         f"  levels     0 to {search.levels}{last}; seeds {_list(search.seeds)}; "
         f"controls {controls}{_levels(search)}",
+        *_imported(run, search),
         f"  trainings  {total} of {search.train_steps - search.rewind_step:,}"
         f"{' to ' + format(search.train_steps, ',') if search.rewind_step else ''} updates; "
         f"{stored} stored, {missing} to do, about {duration(seconds)} on {where}",
@@ -63,6 +64,26 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
         f"  store      {folder.path}",
     ]
     return Plan(text=text, trainings=total, stored=stored, seconds=seconds)
+
+
+def _imported(run: Run, search: Search) -> list[str]:
+    """What is brought in from other runs, and what of it did not fit."""
+    if not search.imports:
+        return []
+    ticket, given = run.root.ticket, list(search.imports.values())
+    values = f"its values ({ticket.start})" if ticket.weights else "this run's own values"
+    what = f"{'its mask' if ticket.mask else 'no mask'}, {values}"
+    redrawn = given[0].redrawn
+    if redrawn:
+        what += f"; output layer re-drawn, dense ({', '.join(redrawn)})"
+    if len({own.name for own in given}) > 1:
+        lines = [f"one for each seed: {what}"]
+        lines += [f"seed {seed}: {own.name}" for seed, own in search.imports.items()]
+    else:
+        lines = [f"{given[0].name}: {what}"]
+        if len(given) > 1:
+            lines.append("one for all seeds: intervals are about this ticket, not its kind")
+    return [f"  {'' if i else 'ticket':<10} {line}" for i, line in enumerate(lines)]
 
 
 def _engine(run: Run, search: Search) -> str:

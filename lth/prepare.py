@@ -25,6 +25,7 @@ from lth.step import Step, resolve
 from lth.store.run_folder import RunFolder, read_reference
 from lth.stream import generator
 from lth.training import LearningRate, build_model
+from lth.transfer import Import, fit
 from lth.types import Mask
 
 SIMULATED = 5_000_000
@@ -105,7 +106,20 @@ def prepare(run: Run, raw: Raw) -> Search:
     faults = _step_faults(run, search, keep)
     if faults:
         raise ConfigError(faults)
+    search = dataclasses.replace(search, imports=_imports(run, search))
     return _with_baseline_levels(run, search)
+
+
+def _imports(run: Run, search: Search) -> dict[int, Import]:
+    """The tickets of other runs, fitted to this network with each seed's own theta_0."""
+    excluded = layer.select(search.layers, run.root.exclude)
+    try:
+        return {
+            seed: fit(source, layers=search.layers, theta=search.theta_0(seed), excluded=excluded)
+            for seed, source in run.sources.items()
+        }
+    except ValueError as error:
+        raise ConfigError([f"ticket.{error}"]) from None
 
 
 def _known_masks(run: Run) -> Callable[[int, int, str], Mask | None]:
@@ -248,7 +262,13 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
 
 
 def ladder(search: Search, levels: int) -> list[float]:
-    """The density of levels 0 to ``levels``, by pruning the initial weights, untrained."""
+    """The density of levels 0 to ``levels``, by pruning the initial weights, untrained.
+
+    A ticket from another run has its own.
+    """
+    if search.imports:
+        first = search.imports[search.seeds[0]].mask
+        return [1.0, masks.density(first)][: levels + 1]
     start = search.theta_0(search.seeds[0])
     excluded = search.excluded
     by_level = [masks.full(start.weights, search.layers)]

@@ -20,7 +20,17 @@ from lth.event.evaluate import EARLY_STOP
 from lth.fill import ZERO, fill_of
 from lth.history import History, Lineage
 from lth.level import PRELUDE, TICKET, Ground, Level, Row
-from lth.protocol import Allocation, Baseline, Criterion, Event, Finder, Init, Rewind, Schedule
+from lth.protocol import (
+    Allocation,
+    Baseline,
+    Criterion,
+    Event,
+    Finder,
+    Init,
+    Restart,
+    Rewind,
+    Schedule,
+)
 from lth.spec import spec
 from lth.store.stored import Stored
 from lth.stream import Key, generator
@@ -32,6 +42,7 @@ from lth.training import (
     initial_state,
     streams,
 )
+from lth.transfer import Import
 from lth.types import Mask, Scores, TrainState
 
 
@@ -48,8 +59,9 @@ class Search:
     ``order`` is ``per_level`` (a new data order at every level, shared by all
     variants of it) or ``shared``. ``known(seed, level, parent's id)`` gives a
     ticket's mask that was found before, for where the parent's end is no longer
-    stored. ``baseline_levels`` says at which levels
-    controls are trained. ``fill`` says what pruned weights hold (see ``lth.fill``).
+    stored. ``imports`` holds one ticket from another run per seed: then it is level 1,
+    and nothing is pruned. ``baseline_levels`` says at which levels controls are trained.
+    ``fill`` says what pruned weights hold (see ``lth.fill``).
     """
 
     seeds: Sequence[int]
@@ -77,6 +89,7 @@ class Search:
     precision: str = "fp32"
     fill: str = ZERO
     finder: Finder | None = None
+    imports: Mapping[int, Import] = field(default_factory=dict)
     known: Callable[[int, int, str], Mask | None] = lambda seed, level, parent: None
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
@@ -100,8 +113,9 @@ class Search:
 
     @cached_property
     def excluded(self) -> frozenset[str]:
-        """The layers that are never pruned."""
-        return frozenset(layer.select(self.layers, self.exclude))
+        """The layers that are never pruned; re-drawn output layers of imports are among them."""
+        redrawn = {n for own in self.imports.values() for n in own.redrawn}
+        return frozenset(layer.select(self.layers, self.exclude)) | (self.layers.keys() & redrawn)
 
     def trainings_of(self, level: int) -> int:
         """How many Trainings a level has, over all seeds."""
@@ -262,7 +276,7 @@ class Search:
         self, history: History, parent: Training, mask: Mask, *, seed: int, level: int
     ) -> Training:
         """The rewound survivors, ready to be trained."""
-        restart = self.rewind(history)
+        restart = self._restart(history, seed)
         return parent.replace(
             mask=mask,
             start=restart.state,
@@ -282,6 +296,22 @@ class Search:
             self.fill, ticket.mask, history.initial.weights, lambda: history.scored.weights
         )
         return ticket if fill is None else ticket.replace(fill=fill)
+
+    def _restart(self, history: History, seed: int) -> Restart:
+        """Where a ticket begins: as ``rewind`` says, with the values that were brought in."""
+        restart = self.rewind(history)
+        own = self.imports.get(seed)
+        if own is None or own.start is None:
+            return restart
+        return dataclasses.replace(restart, state=_at(own.start, restart.first_step))
+
+    def _dense_start(self, history: History, seed: int) -> TrainState:
+        """The same for the dense network, unmasked."""
+        restart = self.rewind(history.of_dense())
+        own = self.imports.get(seed)
+        if own is None or own.dense is None:
+            return restart.state
+        return _at(own.dense, restart.first_step)
 
     def control(
         self,
@@ -310,7 +340,7 @@ class Search:
         return baseline(
             ticket,
             history=history,
-            dense_start=self.rewind(history.of_dense()).state,
+            dense_start=self._dense_start(history, seed),
             fresh=fresh,
             stream=lambda *purpose: generator(*key, *purpose),
             train=train,
@@ -416,9 +446,10 @@ class Search:
             if parent is None or previous is None or previous.stored.status == "diverged":
                 continue
             dense = tickets[seed, 0].stored
-            mask = None
+            own = self.imports.get(seed)
+            mask = None if own is None else own.mask
             if parent.stored.dropped:
-                if self.finder is None and not self._reads_parent_end():
+                if mask is None and self.finder is None and not self._reads_parent_end():
                     mask = self.known(seed, level, parent.training.id)
                 if mask is None:
                     again = dataclasses.replace(self.ticket_watch(), tensors=True)
@@ -434,7 +465,7 @@ class Search:
                     parent=parent,
                     history=history,
                     mask=mask,
-                    cost=parent.search_steps + self._scored_after(parent),
+                    cost=own.cost if own else parent.search_steps + self._scored_after(parent),
                 )
             )
         rows: list[Row] = []
@@ -561,3 +592,7 @@ class Search:
             prune_at=self.prune_at,
             excluded=excluded,
         )
+
+
+def _at(state: TrainState, step: int) -> TrainState:
+    return dataclasses.replace(state, step=step)

@@ -214,3 +214,34 @@ def test_overlap() -> None:
     a = {"x": bits(1, 1, 0, 0), "y": bits(0, 0), "z": bits(1, 0)}
     b = {"x": bits(0, 1, 1, 0), "y": bits(0, 0), "z": bits(0, 1)}
     assert masks.overlap(a, b) == {"x": 1 / 3, "y": 1.0, "z": 0.0}
+
+
+def test_algebra_worked_by_hand() -> None:
+    a = {"x": bits(1, 1, 0, 0), "y": bits(1, 0)}
+    b = {"x": bits(1, 0, 1, 0), "y": bits(0, 0)}
+    c = {"x": bits(0, 1, 0, 0), "y": bits(0, 1)}
+
+    def listed(mask: Any) -> dict[str, list[int]]:
+        return {n: m.int().tolist() for n, m in mask.items()}
+
+    assert listed(masks.union(a, b)) == {"x": [1, 1, 1, 0], "y": [1, 0]}
+    assert listed(masks.union(a, b, c)) == {"x": [1, 1, 1, 0], "y": [1, 1]}
+    assert listed(masks.intersection(a, b)) == {"x": [1, 0, 0, 0], "y": [0, 0]}
+    assert listed(masks.intersection(a, b, c)) == {"x": [0, 0, 0, 0], "y": [0, 0]}
+    assert listed(masks.difference(a, b)) == {"x": [0, 1, 0, 0], "y": [1, 0]}
+    assert listed(masks.difference(a, b, c)) == {"x": [0, 0, 0, 0], "y": [1, 0]}
+    assert listed(masks.complement(a)) == {"x": [0, 0, 1, 1], "y": [0, 1]}
+    # De Morgan, and the arguments are as they were.
+    both = masks.complement(masks.union(a, b))
+    assert listed(both) == listed(masks.intersection(masks.complement(a), masks.complement(b)))
+    assert listed(a) == {"x": [1, 1, 0, 0], "y": [1, 0]}
+    assert masks.union(a)["x"] is not a["x"]
+
+
+@pytest.mark.parametrize("how", [masks.union, masks.intersection, masks.difference])
+def test_masks_of_different_networks_do_not_combine(how: Any) -> None:
+    a = {"x": bits(1, 1), "y": bits(1)}
+    b = {"x": bits(1, 1, 0), "z": bits(1)}
+    fault = r"at x \(\[2\], \[3\]\), y \(\[1\], nothing\), z \(nothing, \[1\]\)"
+    with pytest.raises(ValueError, match=fault):
+        how(a, b)

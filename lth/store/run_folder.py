@@ -176,24 +176,54 @@ def invocation(command: Sequence[str], **facts: Any) -> dict[str, Any]:
     }
 
 
-def load_ticket(path: str | Path) -> Ticket:
-    """The ticket (mask and masked start) of a stored Training.
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a stored Training is: its store, its id, and the reference that led to it."""
 
-    ``path``: a Training's folder, a link to it, or a reference's JSON file.
+    store: FileStore
+    training: str
+    reference: Reference | None
+
+    def stored(self) -> Stored:
+        """The Training, every file checked; FileNotFoundError where the store lacks it."""
+        stored = self.store.get(self.training)
+        if stored is None:
+            raise FileNotFoundError(f"{self.store.folder(self.training).path}: no stored Training")
+        return stored
+
+
+def locate(path: str | Path, store: str | Path = "results") -> Place:
+    """The Training that ``path`` means, read no further than its reference.
+
+    ``path``: a Training's folder, a link to it, a reference's JSON file, or a
+    place in a run named by a unique run_id prefix (``25d4/seed_000/ticket/level_07``)
+    in ``store``. FileNotFoundError where there is no such thing.
+    """
+    path = Path(path)
+    if not path.exists() and len(path.parts) == 4:
+        hits = [r.path for r in runs(store) if r.run_id.startswith(path.parts[0])]
+        if len(hits) == 1:
+            path = hits[0].joinpath(*path.parts[1:])
+    named = path if path.is_file() else path.with_name(f"{path.name}.json")
+    if named.is_file():
+        # <root>/run/<run_id>/seed_000/<variant>/level_00.json
+        reference = read_reference(named)
+        root = Path(*named.resolve().parts[:-5])
+        return Place(store=FileStore(root), training=reference.training, reference=reference)
+    # <root>/training/ab/abcdef..., whatever links lead there
+    real = path.resolve()
+    if not real.is_dir() or len(real.parts) < 4 or real.parts[-3] != "training":
+        raise FileNotFoundError(f"{path}: no stored Training")
+    return Place(store=FileStore(Path(*real.parts[:-3])), training=real.name, reference=None)
+
+
+def load_ticket(path: str | Path) -> Ticket:
+    """The ticket (mask and masked start) of a stored Training, wherever ``locate`` finds it.
+
     Every file is checked; DamagedError names one that is damaged,
     FileNotFoundError a path that holds no Training.
     """
-    path = Path(path)
-    if path.is_file():
-        # <root>/run/<run_id>/seed_000/<variant>/level_00.json
-        depth, training_id = 5, read_reference(path).training
-    else:
-        # <root>/training/ab/abcdef..., whatever links lead there
-        depth, training_id = 3, path.resolve().name
-    stored = FileStore(Path(*path.resolve().parts[:-depth])).get(training_id)
-    if stored is None:
-        raise FileNotFoundError(f"{path}: no stored Training")
-    return stored.ticket()
+    return locate(path).stored().ticket()
 
 
 def find_trainings(store: FileStore | str | Path, **where: Any) -> list[Stored]:

@@ -106,3 +106,23 @@ def test_names_and_steps() -> None:
     assert words.steps("1it") == "1 update" and words.steps("3ep") == "3 epochs"
     assert words.question(CONFIG, "random_reinit").count("?") == 2
     assert words.paragraph(CONFIG).startswith("1,000 updates on batches of 60 examples, by Adam")
+
+
+@pytest.mark.parametrize(
+    ("ticket", "what", "start"),
+    [
+        ({"mask": "ab", "start": "cd"}, "the mask and the values", "from another run's dense"),
+        ({"mask": "ab"}, "the mask", "from its initial weights"),
+        ({"0": {"start": "cd", "final": True}}, "the values", "from another run's trained weights"),
+    ],
+)
+def test_a_ticket_of_another_run_is_said_to_be_one(
+    ticket: dict[str, Any], what: str, start: str
+) -> None:
+    lines = told(ticket=ticket)
+    assert lines["Ticket"] == f"{what} of a ticket of another run"
+    assert start in lines["Rewinding"]
+    assert not {"Scores", "Pruning schedule", "Budget over layers", "Also"} & lines.keys()
+    config = {**CONFIG, "ticket": ticket}
+    assert f"Level 1 is {what} of a ticket" in words.paragraph(config)
+    assert "found by another run and trained" in words.question(config, "random_reinit")

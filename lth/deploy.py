@@ -1,0 +1,107 @@
+"""The forms in which a network leaves the laboratory: how each is written and read back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lth.footprint import Forward
+from lth.types import Mask
+
+Blank = Callable[[], nn.Module]
+"""Builds the untrained module, for files that hold values only."""
+
+
+class WriteError(Exception):
+    """A format cannot hold a network."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """What is written: a module in eval mode, its mask, and two examples."""
+
+    module: nn.Module
+    mask: Mask
+    examples: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One way to write a network and to read it back.
+
+    ``load`` gives the forward pass of what the file holds. ``tolerance`` is the
+    largest error of a logit, relative to the largest logit (or to 1), that is
+    still the same network. ``needs`` names what has to be installed.
+    """
+
+    write: Callable[[Network, Path], None]
+    load: Callable[[Path, Blank], Forward]
+    tolerance: float
+    needs: Sequence[str] = ()
+
+
+def write_state_dict(network: Network, path: Path) -> None:
+    """``torch.save`` of the module's state dict; ``torch.load(weights_only=True)`` reads it."""
+    torch.save(network.module.state_dict(), path)
+
+
+def load_state_dict(path: Path, blank: Blank) -> Forward:
+    """The module with the file's values."""
+    module = blank().eval()
+    module.load_state_dict(torch.load(path, weights_only=True))
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            output: Tensor = module(x)
+        return output
+
+    return forward
+
+
+def write_onnx(network: Network, path: Path) -> None:
+    """One self-contained file with input ``x``, output ``logits`` and a free batch size."""
+    with warnings.catch_warnings():
+        # torch's exporter warns of what torch itself calls.
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            torch.onnx.export(
+                network.module,
+                (network.examples,),
+                path,
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=["x"],
+                output_names=["logits"],
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            first = str(error).strip().splitlines()[0]
+            raise WriteError(f"ONNX cannot hold this network: {first}") from error
+
+
+def load_onnx(path: Path, blank: Blank) -> Forward:
+    """The file in ONNX Runtime, on one CPU thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(["logits"], {"x": x.numpy()})[0])
+
+
+FORMATS: Mapping[str, Format] = {
+    "state_dict": Format(write=write_state_dict, load=load_state_dict, tolerance=0.0),
+    "onnx": Format(
+        write=write_onnx,
+        load=load_onnx,
+        tolerance=1e-4,
+        needs=("onnx", "onnxscript", "onnxruntime"),
+    ),
+}
+"""What ``lth.export --to`` offers."""
