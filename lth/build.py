@@ -16,8 +16,17 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lth import protocol
-from lth.config import GROUPS, OPTIONAL_GROUPS, ConfigError, RunConfig, Streams, run_id, semantic
+from lth import distillation, protocol
+from lth.config import (
+    GROUPS,
+    OPTIONAL_GROUPS,
+    ConfigError,
+    DistillationOptions,
+    RunConfig,
+    Streams,
+    run_id,
+    semantic,
+)
 from lth.dataset.dataset import DataSet
 from lth.event.checkpoint import Interval
 from lth.event.evaluate import EARLY_STOP
@@ -86,7 +95,9 @@ def build(config: DictConfig | Mapping[str, Any]) -> Run:
     values: Any = config
     if isinstance(config, DictConfig):
         values = OmegaConf.to_container(config, resolve=True)
-    root: dict[str, Any] = {f.name: values[f.name] for f in dataclasses.fields(RunConfig)}
+    # A run that is stored may have been made before a key was.
+    default = dataclasses.asdict(RunConfig())
+    root: dict[str, Any] = {name: values.get(name, v) for name, v in default.items()}
     components: dict[str, Any] = {}
     for group in GROUPS:
         node = root[group]
@@ -111,7 +122,13 @@ def build(config: DictConfig | Mapping[str, Any]) -> Run:
     named = semantic(root, specs)
     return Run(
         config=values,
-        root=RunConfig(**{**root, "streams": Streams(**root["streams"])}),
+        root=RunConfig(
+            **{
+                **root,
+                "streams": Streams(**root["streams"]),
+                "distillation": DistillationOptions(**root["distillation"]),
+            }
+        ),
         components=components,
         specs=specs,
         semantic=named,
@@ -193,6 +210,7 @@ def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list
         parse_levels(root["baseline_levels"])
     except ValueError as error:
         faults.append(f"baseline_levels: {error}")
+    faults += _distillation_faults(**root["distillation"])
     schedule = components["schedule"]
     if schedule is not None and root["levels"] > 0:
         try:
@@ -203,6 +221,21 @@ def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list
     if getattr(rewind, "optimizer", "fresh") == "saved" and steps["rewind_step"] == Step():
         faults.append("rewind.optimizer: got 'saved', allowed: fresh (with rewind_step=0it)")
     return faults
+
+
+def _distillation_faults(teacher: str | None, temperature: float, weight: float) -> list[str]:
+    if teacher is None:
+        options = {"temperature": temperature, "weight": weight}
+        return [
+            f"distillation.{name}: got {value}, allowed: only with a distillation.teacher"
+            for name, value in options.items()
+            if value != getattr(DistillationOptions, name)
+        ]
+    try:
+        distillation.check(temperature=temperature, weight=weight)
+    except ValueError as error:
+        return [f"distillation.{error}"]
+    return []
 
 
 def parse_levels(value: Any) -> str | list[int | float]:

@@ -103,7 +103,7 @@ def conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | None
 def _check_engine(run: Run, search: Search) -> None:
     """A named engine refuses what it cannot do; only ``auto`` chooses another."""
     ask = getattr(run.engine, "refusal", None)
-    reason = ask(search.dense(search.seeds[0]), run.runtime) if ask is not None else None
+    reason = ask(search.typical(search.seeds[0]), run.runtime) if ask is not None else None
     if reason is not None:
         name = type(run.engine).__module__.rpartition(".")[2]
         raise ConfigError([f"engine: got {name}, which {reason}, allowed: auto, loop"])

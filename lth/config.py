@@ -48,6 +48,7 @@ SEMANTIC_KEYS = (
     "precision",
     "grad_clip",
     "label_smoothing",
+    "distillation",
     "endpoint",
     "verdict_against",
     "verdict_density",
@@ -73,6 +74,15 @@ class Streams:
     augment: int | None = None
     module: int | None = None
     control: int | None = None
+
+
+@dataclass
+class DistillationOptions:
+    """Who teaches levels 1 and above: null, ``dense`` or the path of a stored network."""
+
+    teacher: str | None = None
+    temperature: float = 4.0
+    weight: float = 0.9
 
 
 @dataclass
@@ -103,6 +113,7 @@ class RunConfig:
     precision: str = "fp32"
     grad_clip: float | None = None
     label_smoothing: float = 0.0
+    distillation: DistillationOptions = field(default_factory=DistillationOptions)
     checkpoint_every: str = "60s"
     num_threads: int = 1
     workers: int = 1

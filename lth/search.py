@@ -15,6 +15,7 @@ from lth import layer
 from lth import mask as masks
 from lth.complete import Watch, Workshop
 from lth.dataset.task import Task
+from lth.distillation import Distillation
 from lth.engine.batches import Batches
 from lth.event.evaluate import EARLY_STOP
 from lth.history import History
@@ -48,7 +49,8 @@ class Search:
     variants of it) or ``shared``. ``known(seed, level, parent's id)`` gives a
     ticket's mask that was found before, for where the parent's end is no longer
     stored. ``baseline_levels`` says at which levels
-    controls are trained.
+    controls are trained. ``distillation`` gives the teacher of all networks of
+    levels 1 and above, controls too.
     """
 
     seeds: Sequence[int]
@@ -75,6 +77,7 @@ class Search:
     grad_clip: float | None = None
     precision: str = "fp32"
     finder: Finder | None = None
+    distillation: Callable[[History], Distillation] | None = None
     known: Callable[[int, int, str], Mask | None] = lambda seed, level, parent: None
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
@@ -133,6 +136,16 @@ class Search:
                 events=self.events,
             )
         return self._dense[seed]
+
+    def typical(self, seed: int) -> Training:
+        """What most Trainings are like, for engines to be asked about before there are any.
+
+        The dense network, taught by itself where later levels have a teacher.
+        """
+        dense = self.dense(seed)
+        if self.distillation is None or self.levels == 0:
+            return dense
+        return dense.replace(distillation=Distillation(teacher=dense.start))
 
     def _streams(self, seed: int, level: int) -> dict[str, Key]:
         own = {n: s for n, s in self.streams.items() if n in ("order", "augment", "module")}
@@ -254,6 +267,7 @@ class Search:
             last_step=restart.last_step,
             learning_rate=dataclasses.replace(self.learning_rate, hold=restart.hold),
             streams=self._streams(seed, level),
+            distillation=None if self.distillation is None else self.distillation(history),
         )
 
     def control(

@@ -13,6 +13,7 @@ from torch import nn
 
 from lth import mask as masks
 from lth.dataset.task import Task
+from lth.distillation import Distillation
 from lth.layer import kinds
 from lth.spec import Json, content_id, spec, state_digest, tensor_digest
 from lth.stream import Key, generator
@@ -57,7 +58,7 @@ class Training:
     (updates) is the grid on which early stopping is read. ``events`` may change
     mask and state during the training; events that only watch are passed to
     the engine instead. ``grad_clip`` bounds the global norm of the masked
-    gradient.
+    gradient. ``distillation`` puts a teacher into the loss.
     """
 
     task: Task
@@ -74,6 +75,7 @@ class Training:
     grad_clip: float | None = None
     precision: str = "fp32"
     events: tuple[Any, ...] = field(default=())
+    distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.first_step <= self.last_step:
@@ -104,6 +106,8 @@ class Training:
     @cached_property
     def spec(self) -> Json:
         """The canonical JSON that ``id`` hashes."""
+        # Left out where there is none, so that it changes no other Training's id.
+        taught = {} if self.distillation is None else {"distillation": self.distillation.spec}
         return {
             "version": STORE_VERSION,
             "task": dict(self.task.spec),
@@ -120,6 +124,7 @@ class Training:
             "grad_clip": spec(self.grad_clip),
             "precision": self.precision,
             "events": [spec(e) for e in self.events],
+            **taught,
         }
 
     @cached_property

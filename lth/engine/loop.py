@@ -127,7 +127,7 @@ class _Live:
             x, y = self._batches(step)
             with network.autocast():
                 logits = self._forward(x.contiguous(memory_format=self._layout))
-            loss = network.loss(logits, y)
+            loss = network.loss(logits, y, x)
             loss.backward()  # type: ignore[no-untyped-call]
             network.mask_gradients_()
             if training.grad_clip is not None:

@@ -183,6 +183,11 @@ def load_ticket(path: str | Path) -> Ticket:
     Every file is checked; DamagedError names one that is damaged,
     FileNotFoundError a path that holds no Training.
     """
+    return load_stored(path).ticket()
+
+
+def load_stored(path: str | Path) -> Stored:
+    """The stored Training that a path as of ``load_ticket`` leads to, every file checked."""
     path = Path(path)
     if path.is_file():
         # <root>/run/<run_id>/seed_000/<variant>/level_00.json
@@ -193,7 +198,7 @@ def load_ticket(path: str | Path) -> Ticket:
     stored = FileStore(Path(*path.resolve().parts[:-depth])).get(training_id)
     if stored is None:
         raise FileNotFoundError(f"{path}: no stored Training")
-    return stored.ticket()
+    return stored
 
 
 def find_trainings(store: FileStore | str | Path, **where: Any) -> list[Stored]:
@@ -224,6 +229,6 @@ def find_trainings(store: FileStore | str | Path, **where: Any) -> list[Stored]:
         stored = store.get(training_id)
         if stored is not None:
             facts = {**stored.spec, "status": stored.status, "id": stored.id}
-            if all(facts[k] == v for k, v in where.items() if k in of_training):
+            if all(facts.get(k) == v for k, v in where.items() if k in of_training):
                 found.append(stored)
     return found
