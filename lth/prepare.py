@@ -46,7 +46,7 @@ def read_data(run: Run) -> Raw:
     except (OSError, ValueError) as error:
         text = str(error)
         raise ConfigError([f"dataset.{text}" if ": got" in text else f"dataset: {text}"]) from None
-    return raw.to(run.runtime.torch_device)
+    return raw.to(run.runtime.torch_device, streamed=run.dataset.streamed)
 
 
 def prepare(run: Run, raw: Raw) -> Search:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lth import mask as masks
-from lth.dataset.task import Split
+from lth.dataset.task import Split, in_chunks
 from lth.optimizer import build_optimizer, load_slots_, slots
 from lth.stream import generator
 from lth.training import Training, build_model
@@ -136,8 +136,7 @@ class Network:
         self.module.eval()
         losses, classes = [], []
         with self.autocast():
-            for indices in torch.split(torch.arange(len(split), device=self.device), CHUNK):
-                x, y = split.gather(indices)
+            for x, y in in_chunks(split, CHUNK):
                 logits = forward(x).float()
                 losses.append(F.cross_entropy(logits, y, reduction="none"))
                 classes.append(logits.argmax(1))
