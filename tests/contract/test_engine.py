@@ -40,6 +40,7 @@ def nets(TinyBatchNorm) -> dict[str, list[type[nn.Module]]]:
         "mlp": [Perceptron],
         "loop": [Perceptron, TinyBatchNorm],
         "auto": [Perceptron, TinyBatchNorm],
+        "ddp": [Perceptron, TinyBatchNorm],
     }
 
 
