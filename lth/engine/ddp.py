@@ -172,9 +172,9 @@ class _Shared(Live):
             network.seed_(seed_of(*self.training.streams["module"], step, "process", rank))
         with _norms_over_all(network.module):
             loss = self._backward(*self._own(step), share=self._part)
-        with_gradient = [p.grad for p in network.parameters.values() if p.grad is not None]
-        total = _sum([*with_gradient, loss])
-        for gradient, summed in zip(with_gradient, total, strict=False):
+        gradients = [p.grad for p in network.parameters.values() if p.grad is not None]
+        total = _sum([*gradients, loss])
+        for gradient, summed in zip(gradients, total, strict=False):
             gradient.copy_(summed)
         return total[-1]
 
@@ -215,7 +215,11 @@ def _tell(message: object) -> None:
 
 def _hear() -> Any:
     heard: list[Any] = [None]
-    dist.broadcast_object_list(heard, src=0, device=torch.device("cpu"))
+    try:
+        dist.broadcast_object_list(heard, src=0, device=torch.device("cpu"))
+    except RuntimeError:
+        # The first process has ended, and says itself why.
+        raise SystemExit(1) from None
     return heard[0]
 
 
