@@ -16,11 +16,12 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lth import brought, protocol
+from lth import brought, distillation, protocol
 from lth.config import (
     GROUPS,
     OPTIONAL_GROUPS,
     ConfigError,
+    DistillationOptions,
     RunConfig,
     Streams,
     Transfer,
@@ -134,6 +135,7 @@ def build(config: DictConfig | Mapping[str, Any]) -> Run:
                 **root,
                 "streams": Streams(**root["streams"]),
                 "ticket": Transfer(**root["ticket"]),
+                "distillation": DistillationOptions(**root["distillation"]),
             }
         ),
         components=components,
@@ -225,6 +227,7 @@ def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list
         parse_levels(root["baseline_levels"])
     except ValueError as error:
         faults.append(f"baseline_levels: {error}")
+    faults += _distillation_faults(**root["distillation"])
     schedule = components["schedule"]
     if schedule is not None and root["levels"] > 0:
         try:
@@ -236,6 +239,21 @@ def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list
     if getattr(rewind, "optimizer", "fresh") == "saved" and steps["rewind_step"] == Step():
         faults.append("rewind.optimizer: got 'saved', allowed: fresh (with rewind_step=0it)")
     return faults
+
+
+def _distillation_faults(teacher: str | None, temperature: float, weight: float) -> list[str]:
+    if teacher is None:
+        options = {"temperature": temperature, "weight": weight}
+        return [
+            f"distillation.{name}: got {value}, allowed: only with a distillation.teacher"
+            for name, value in options.items()
+            if value != getattr(DistillationOptions, name)
+        ]
+    try:
+        distillation.check(temperature=temperature, weight=weight)
+    except ValueError as error:
+        return [f"distillation.{error}"]
+    return []
 
 
 def parse_levels(value: Any) -> str | list[int | float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,26 @@ def conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | None
     Raises ConfigError before anything is written, FailedError where a training
     failed. Interrupting it at any moment loses nothing that was stored.
     """
+    together = getattr(run.engine, "together", None)
+    if together is None:
+        _conduct(run, experiment, report=report, sweep=sweep)
+        return run.run_id
+    if "WORLD_SIZE" in os.environ and (sweep is not None or run.root.workers > 1):
+        what = "-m" if sweep is not None else f"workers={run.root.workers}"
+        raise ConfigError([f"engine: got ddp under torchrun with {what}, allowed: one run at once"])
+    try:
+        run.engine.join(run.runtime)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    together(
+        lambda: _conduct(run, experiment, report=report, sweep=sweep),
+        tasks=lambda: prepare(run, read_data(run)).tasks.values(),
+        runtime=run.runtime,
+    )
+    return run.run_id
+
+
+def _conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | None) -> None:
     raw = read_data(run)
     search = prepare(run, raw)
     _check_engine(run, search)
@@ -102,7 +123,6 @@ def conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | None
         for sink in sinks:
             sink.close(status, found)
     thin(store, folder, store.keep_tensors)
-    return run.run_id
 
 
 def _check_engine(run: Run, search: Search) -> None:
@@ -117,7 +137,7 @@ def _check_engine(run: Run, search: Search) -> None:
 def _kinds(search: Search) -> Iterator[Training]:
     """A Training of each kind that an engine may refuse."""
     dense = search.dense(search.seeds[0])
-    yield dense
+    yield search.typical(search.seeds[0])
     if search.fill != ZERO:
         nothing = {n: torch.zeros_like(m) for n, m in dense.mask.items()}
         yield dense.replace(mask=nothing, fill={n: dense.start.weights[n] for n in nothing})

@@ -49,6 +49,7 @@ SEMANTIC_KEYS = (
     "grad_clip",
     "label_smoothing",
     "fill",
+    "distillation",
     "endpoint",
     "verdict_against",
     "verdict_density",
@@ -93,6 +94,15 @@ class Transfer:
 
 
 @dataclass
+class DistillationOptions:
+    """Who teaches levels 1 and above: null, ``dense`` or the path of a stored network."""
+
+    teacher: str | None = None
+    temperature: float = 4.0
+    weight: float = 0.9
+
+
+@dataclass
 class RunConfig:
     """The typed root of a configuration. Steps are ``500it``, ``3ep`` or ``1ep30it``.
 
@@ -122,6 +132,7 @@ class RunConfig:
     grad_clip: float | None = None
     label_smoothing: float = 0.0
     fill: str = "zero"
+    distillation: DistillationOptions = field(default_factory=DistillationOptions)
     checkpoint_every: str = "60s"
     num_threads: int = 1
     workers: int = 1

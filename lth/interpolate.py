@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lth.dataset.task import Split
+from lth.dataset.task import Split, in_chunks
 from lth.engine.network import CHUNK, Network
 from lth.types import TrainState, Weights
 
@@ -51,9 +51,9 @@ def with_fresh_statistics(network: Network, state: TrainState, split: Split) -> 
     network.module.eval()
     for norm in norms:
         norm.train()
-    for indices in torch.split(torch.arange(len(split), device=network.device), CHUNK):
-        if len(indices) > 1:
-            network.module(split.gather(indices)[0])
+    for x, _ in in_chunks(split, CHUNK):
+        if len(x) > 1:
+            network.module(x)
     network.module.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

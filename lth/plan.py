@@ -87,11 +87,12 @@ def _imported(run: Run, search: Search) -> list[str]:
 
 
 def _engine(run: Run, search: Search) -> str:
-    dense = search.dense(search.seeds[0])
+    seed = search.seeds[0]
     choose = getattr(run.engine, "choose", None)
     if choose is None:
-        return str(run.engine.numerics(run.runtime, dense)["engine"])
-    return str(choose(dense, run.runtime)[1])
+        return str(run.engine.numerics(run.runtime, search.dense(seed))["engine"])
+    first, later = (choose(t, run.runtime)[1] for t in (search.dense(seed), search.typical(seed)))
+    return str(first) if first == later else f"{first} for level 0, then {later}"
 
 
 def _names(run: Run) -> str:
@@ -131,7 +132,7 @@ def _stored(search: Search, folder: RunFolder, store: FileStore) -> int:
 
 def _seconds_per_training(run: Run, search: Search) -> float:
     """Time a few updates and one evaluation of the dense network, and scale up."""
-    dense = search.dense(search.seeds[0])
+    dense = search.typical(search.seeds[0])
     updates = dense.updates - search.rewind_step
 
     def timed(steps: int, events: list[Event]) -> float:

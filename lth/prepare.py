@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lth import layer
 from lth import mask as masks
@@ -18,15 +19,20 @@ from lth.complete import Watch
 from lth.config import ConfigError, RunConfig
 from lth.dataset.dataset import DataSet, Raw
 from lth.dataset.task import Task
+from lth.distillation import Teaching
 from lth.event.evaluate import EARLY_STOP
 from lth.level import TICKET
 from lth.search import Search
 from lth.step import Step, resolve
-from lth.store.run_folder import RunFolder, read_reference
+from lth.store.run_folder import RunFolder, locate, read_reference
+from lth.store.stored import DamagedError
 from lth.stream import generator
 from lth.training import LearningRate, build_model
 from lth.transfer import Import, fit
-from lth.types import Mask
+from lth.types import Mask, TrainState
+
+DENSE = "dense"
+"""The teacher that is the dense network of the same seed."""
 
 SIMULATED = 5_000_000
 """Networks with more prunable weights have only their first level simulated (sorting is slow)."""
@@ -41,7 +47,7 @@ def read_data(run: Run) -> Raw:
     except (OSError, ValueError) as error:
         text = str(error)
         raise ConfigError([f"dataset.{text}" if ": got" in text else f"dataset: {text}"]) from None
-    return raw.to(run.runtime.torch_device)
+    return raw.to(run.runtime.torch_device, streamed=run.dataset.streamed)
 
 
 def prepare(run: Run, raw: Raw) -> Search:
@@ -83,6 +89,7 @@ def prepare(run: Run, raw: Raw) -> Search:
         schedule=run.schedule,
         rewind=run.rewind,
         finder=run.finder,
+        distillation=_teaching(run, task),
         known=_known_masks(run),
         baselines=variants(run),
         eval_every=Step.parse(root.eval_every).updates(per_epoch),
@@ -135,6 +142,34 @@ def _known_masks(run: Run) -> Callable[[int, int, str], Mask | None]:
         return None if stored is None else stored.mask("start")
 
     return known
+
+
+def _teaching(run: Run, task: Task) -> Teaching | None:
+    """The teacher of ``distillation``; ConfigError for a path that has none for this model."""
+    options = run.root.distillation
+    if options.teacher is None:
+        return None
+    teacher = None
+    if options.teacher != DENSE:
+        try:
+            teacher = locate(options.teacher).stored().state("end")
+            _check_teacher(teacher, build_model(run.model, task, generator("fit")))
+        except (OSError, KeyError, DamagedError, ValueError) as error:
+            raise ConfigError(
+                [
+                    f"distillation.teacher: got {options.teacher!r}, allowed: null, {DENSE}, or a "
+                    f"stored network such as RUN/seed_000/ticket/level_00 ({error})"
+                ]
+            ) from None
+    return Teaching(temperature=options.temperature, weight=options.weight, teacher=teacher)
+
+
+def _check_teacher(teacher: TrainState, module: nn.Module) -> None:
+    known = {n: tuple(t.shape) for n, t in {**teacher.weights, **teacher.buffers}.items()}
+    own = {n: tuple(t.shape) for n, t in [*module.named_parameters(), *module.named_buffers()]}
+    odd = sorted(n for n in known.keys() | own.keys() if known.get(n) != own.get(n))
+    if odd:
+        raise ValueError(f"another architecture than the model's: {', '.join(odd[:3])}")
 
 
 def variants(run: Run) -> dict[str, Any]:

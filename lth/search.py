@@ -15,6 +15,7 @@ from lth import layer
 from lth import mask as masks
 from lth.complete import Watch, Workshop
 from lth.dataset.task import Task
+from lth.distillation import Distillation
 from lth.engine.batches import Batches
 from lth.event.evaluate import EARLY_STOP
 from lth.fill import ZERO, fill_of
@@ -62,6 +63,7 @@ class Search:
     stored. ``imports`` holds one ticket from another run per seed: then it is level 1,
     and nothing is pruned. ``baseline_levels`` says at which levels controls are trained.
     ``fill`` says what pruned weights hold (see ``lth.fill``).
+    ``distillation`` gives the teacher of all networks of levels 1 and above, controls too.
     """
 
     seeds: Sequence[int]
@@ -90,6 +92,7 @@ class Search:
     fill: str = ZERO
     finder: Finder | None = None
     imports: Mapping[int, Import] = field(default_factory=dict)
+    distillation: Callable[[History, Callable[..., nn.Module]], Distillation] | None = None
     known: Callable[[int, int, str], Mask | None] = lambda seed, level, parent: None
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
@@ -154,6 +157,16 @@ class Search:
                 events=self.events,
             )
         return self._dense[seed]
+
+    def typical(self, seed: int) -> Training:
+        """What most Trainings are like, for engines to be asked about before there are any.
+
+        The dense network, taught by itself where later levels have a teacher.
+        """
+        dense = self.dense(seed)
+        if self.distillation is None or self.levels == 0:
+            return dense
+        return dense.replace(distillation=Distillation(teacher=dense.start))
 
     def _streams(self, seed: int, level: int) -> dict[str, Key]:
         own = {n: s for n, s in self.streams.items() if n in ("order", "augment", "module")}
@@ -285,6 +298,7 @@ class Search:
             learning_rate=dataclasses.replace(self.learning_rate, hold=restart.hold),
             streams=self._streams(seed, level),
             fill=None,
+            distillation=self.distillation and self.distillation(history, self.model),
         )
 
     def filled(self, ticket: Training, history: History) -> Training:

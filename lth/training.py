@@ -13,6 +13,7 @@ from torch import nn
 
 from lth import mask as masks
 from lth.dataset.task import Task
+from lth.distillation import Distillation
 from lth.fill import held
 from lth.layer import kinds
 from lth.spec import Json, content_id, spec, state_digest, tensor_digest
@@ -60,6 +61,7 @@ class Training:
     the engine instead. ``grad_clip`` bounds the global norm of the masked
     gradient. ``fill`` is what pruned weights hold at every step, by the name of
     their layer (None: zeros); their gradient and optimizer slots are 0 all the same.
+    ``distillation`` puts a teacher into the loss.
     """
 
     task: Task
@@ -77,6 +79,7 @@ class Training:
     precision: str = "fp32"
     events: tuple[Any, ...] = field(default=())
     fill: Weights | None = None
+    distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.first_step <= self.last_step:
@@ -125,6 +128,8 @@ class Training:
     def spec(self) -> Json:
         """The canonical JSON that ``id`` hashes."""
         fill = {} if self.filled is None else {"fill": tensor_digest(self.filled)}
+        # Left out where there is none, so that it changes no other Training's id.
+        taught = {} if self.distillation is None else {"distillation": self.distillation.spec}
         return {
             "version": STORE_VERSION,
             "task": dict(self.task.spec),
@@ -142,6 +147,7 @@ class Training:
             "precision": self.precision,
             "events": [spec(e) for e in self.events],
             **fill,
+            **taught,
         }
 
     @cached_property

@@ -68,6 +68,7 @@ def test_what_bears_on_no_result_does_not_enter() -> None:
         "eval_every=10it",
         "grad_clip=1",
         "label_smoothing=0.1",
+        "distillation.teacher=dense",
         "precision=bf16",
         "endpoint=final",
         "verdict_against=shuffled_mask",

@@ -62,6 +62,7 @@ class RandomReinit:
                 first_step=0,
                 last_step=k,
                 learning_rate=rate,
+                distillation=None,  # as theta_k, which level 0 reaches without a teacher
             )
             theta = train(dense).state("end")
         first = 0 if self.origin == "init" else k

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lth.dataset.task import Resident, Task
+from lth.dataset.streamed import Streamed
+from lth.dataset.task import Resident, Split, Task
 from lth.spec import spec, tensor_digest
 from lth.stream import Key, generator
 
@@ -60,12 +61,13 @@ class Raw:
             squares.append(pixels.square().sum(2))
         return torch.cat(sums), torch.cat(squares)
 
-    def to(self, device: torch.device) -> Raw:
-        """The same data on ``device``, with digest and moments carried over."""
+    def to(self, device: torch.device, *, streamed: bool = False) -> Raw:
+        """The same data on ``device`` (labels only: ``streamed``); digest and moments go along."""
+        where = torch.device("cpu") if streamed else device
         moved = Raw(
-            self.x_train.to(device),
+            self.x_train.to(where),
             self.y_train.to(device),
-            self.x_test.to(device),
+            self.x_test.to(where),
             self.y_test.to(device),
             self.num_classes,
             self.scale,
@@ -85,7 +87,8 @@ class DataSet:
     after the split, once per seed. ``normalize``: ``train`` (per-channel mean
     and std of the train split), ``unit`` (pixels scaled to [0, 1]) or the name
     of constants. ``crop`` pads by so many pixels and crops at random; ``flip``
-    mirrors half of the images.
+    mirrors half of the images. ``streamed`` leaves the images in the computer's
+    memory and moves them to the device batch by batch, for data too large for it.
     """
 
     validation: int | float = 0.1
@@ -94,6 +97,7 @@ class DataSet:
     normalize: str = "train"
     crop: int = 0
     flip: bool = False
+    streamed: bool = field(default=False, metadata={"semantic": False})
 
     def __post_init__(self) -> None:
         if not self.validation > 0:
@@ -135,10 +139,14 @@ class DataSet:
                 f"batch_size: got {batch_size}, allowed: 1 to {len(train)} (the train split)"
             )
         mean, std = self._normalization(raw, train)
-        device = raw.x_train.device
+        device = raw.y_train.device
+        home = raw.x_train.device
+        if self.streamed and home.type != "cpu":
+            raise ValueError(f"streamed: got true for images on {home}, allowed: on the CPU")
+        kind = Streamed if self.streamed else Resident
 
-        def resident(x: Tensor, y: Tensor, index: Tensor) -> Resident:
-            return Resident(x, y.to(device), index.to(device), mean.to(device), std.to(device))
+        def ready(x: Tensor, y: Tensor, index: Tensor) -> Split:
+            return kind(x, y.to(device), index.to(home), mean.to(device), std.to(device))
 
         return Task(
             spec={
@@ -147,9 +155,9 @@ class DataSet:
                 "split": list(key),
                 "batch_size": batch_size,
             },
-            train=resident(raw.x_train, labels, train),
-            validation=resident(raw.x_train, raw.y_train.cpu()[held_out], held_out),
-            test=resident(raw.x_test, raw.y_test, torch.arange(len(raw.y_test))),
+            train=ready(raw.x_train, labels, train),
+            validation=ready(raw.x_train, raw.y_train.cpu()[held_out], held_out),
+            test=ready(raw.x_test, raw.y_test, torch.arange(len(raw.y_test))),
             input_shape=tuple(raw.x_train.shape[1:]),  # type: ignore[arg-type]
             num_classes=raw.num_classes,
             batch_size=batch_size,

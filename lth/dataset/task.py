@@ -1,8 +1,8 @@
-"""A data set made ready for one seed: resident splits, normalisation, batches."""
+"""A data set made ready for one seed: its splits, normalisation, batches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ class Split(Protocol):
 
     ``gather(indices)`` takes int64 indices (B,) on the split's device and gives
     ``x`` (B, C, H, W) float32, normalised, and ``y`` (B,) int64 on that device.
-    ``labels`` are all of the ``y`` (n,).
+    ``labels`` are all of the ``y`` (n,). Where it has ``ahead(order, size)``,
+    that gives what ``reader`` does, and may read on in the background.
     """
 
     @property
@@ -24,6 +25,22 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+def reader(split: Split, order: Tensor, size: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """A function that gathers the i-th ``size`` indices of ``order`` (int64, on the CPU)."""
+    ahead = getattr(split, "ahead", None)
+    if ahead is not None:
+        read: Callable[[int], tuple[Tensor, Tensor]] = ahead(order, size)
+        return read
+    moved = order.to(split.labels.device)
+    return lambda i: split.gather(moved[i * size : (i + 1) * size])
+
+
+def in_chunks(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All examples in their order, ``size`` at a time."""
+    read = reader(split, torch.arange(len(split)), size)
+    return (read(i) for i in range(-(-len(split) // size)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +87,9 @@ class First:
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.split.gather(indices)
+
+    def ahead(self, order: Tensor, size: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+        return reader(self.split, order, size)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from lth.dataset.augment import augment, draw
+from lth.dataset.task import reader
 from lth.stream import generator
 from lth.training import Training
 
@@ -32,13 +35,20 @@ def batch_key(training: Training) -> object:
 
 
 class Batches:
-    """The batches of a Training, by absolute step."""
+    """The batches of a Training, by absolute step.
 
-    def __init__(self, training: Training, device: torch.device) -> None:
+    ``share`` says which examples of each batch are given (default: all).
+    """
+
+    def __init__(
+        self, training: Training, device: torch.device, share: slice = slice(None)
+    ) -> None:
         self._training = training
         self._device = device
+        self._share = share
+        self._size = len(range(training.task.batch_size)[share])
         self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
+        self._read: Callable[[int], tuple[Tensor, Tensor]]
         self._augmentation: tuple[Tensor, ...] = ()
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
@@ -47,14 +57,18 @@ class Batches:
         epoch, within = divmod(step, task.updates_per_epoch)
         if epoch != self._epoch:
             self._load(epoch)
-        rows = slice(within * task.batch_size, (within + 1) * task.batch_size)
-        x, y = task.train.gather(self._order[rows])
+        x, y = self._read(within)
         if self._augmentation:
+            rows = slice(within * self._size, (within + 1) * self._size)
             top, left, mirrored = (a[rows] for a in self._augmentation)
             x = augment(x, top=top, left=left, mirrored=mirrored, padding=task.crop)
         return x, y
 
     def _load(self, epoch: int) -> None:
-        order, *augmentation = (d.to(self._device) for d in drawn(self._training, epoch))
-        self._order, self._augmentation = order, tuple(augmentation)
+        task = self._training.task
+        order, *augmentation = drawn(self._training, epoch)
+        batches = torch.arange(task.updates_per_epoch * task.batch_size)
+        own = batches.view(-1, task.batch_size)[:, self._share].flatten()
+        self._read = reader(task.train, order[own], self._size)
+        self._augmentation = tuple(a[own].to(self._device) for a in augmentation)
         self._epoch = epoch

@@ -163,7 +163,7 @@ class _Branch:
         network, training = self.network, self._training
         with network.autocast():
             logits = network.module(self._source.x)
-        loss = network.loss(logits, self._source.y)
+        loss = network.loss(logits, self._source.y, self._source.x)
         network.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         network.mask_gradients_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,33 +57,45 @@ class Loop:
     ) -> Iterator[Result]:
         """Yield the result of each Training as it ends."""
         for training in group:
-            # Modules may draw from the global generator; it is seeded at every step below.
-            cuda = [runtime.torch_device] if runtime.torch_device.type == "cuda" else []
-            with runtime.active(training.precision), torch.random.fork_rng(devices=cuda):
-                live = _Live(training, runtime.torch_device, self)
-                record = live.run(events(training), resume(training))
-                result = Result(
-                    training=training,
-                    end=live.state(),
-                    mask=live.mask,
-                    record=record,
-                    numerics=self.numerics(runtime, training),
+            with alone(training, runtime):
+                live = Live(
+                    training,
+                    runtime.torch_device,
+                    compile=self.compile,
+                    channels_last=self.channels_last,
                 )
+                record = live.run(events(training), resume(training))
+                result = live.result(record, self.numerics(runtime, training))
             # Outside, so that the caller works with its own generator, threads and flags.
             yield result
 
 
-class _Live:
+@contextmanager
+def alone(training: Training, runtime: Runtime) -> Iterator[None]:
+    """Threads, flags and the global generator, which modules may draw from, for a Training."""
+    cuda = [runtime.torch_device] if runtime.torch_device.type == "cuda" else []
+    with runtime.active(training.precision), torch.random.fork_rng(devices=cuda):
+        yield
+
+
+class Live:
     """One Training under way; a ``Moment`` to its events."""
 
-    def __init__(self, training: Training, device: torch.device, engine: Loop) -> None:
+    def __init__(
+        self,
+        training: Training,
+        device: torch.device,
+        *,
+        compile: bool = False,
+        channels_last: bool = False,
+    ) -> None:
         self.training = training
         self.step = training.first_step
-        self._network = Network(training, device, channels_last=engine.channels_last)
+        self._network = Network(training, device, channels_last=channels_last)
         self._forward: Callable[[Tensor], Tensor] = self._network.module
-        if engine.compile:
+        if compile:
             self._forward = torch.compile(self._network.module)
-        self._layout = torch.channels_last if engine.channels_last else torch.contiguous_format
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._batches = Batches(training, device)
         self._loss_sum = torch.zeros((), device=device)
         self._loss_count = 0
@@ -90,11 +103,11 @@ class _Live:
     def run(self, observers: Sequence[Event], resume: Resume | None) -> Record:
         """Advance from event to event until the last step or a Stop."""
         training, record = self.training, Record()
-        self._network.load(training.start, training.mask)
+        self._load(training.start, training.mask)
         if resume is not None:
             record = resume.record
             self.step = resume.state.step
-            self._network.load(resume.state, resume.mask)
+            self._load(resume.state, resume.mask)
             self._loss_sum.fill_(resume.pending_loss[0])
             self._loss_count = resume.pending_loss[1]
         began = time.perf_counter() - record.seconds
@@ -116,6 +129,19 @@ class _Live:
         record.status = "done"
         return record
 
+    def result(self, record: Record, numerics: dict[str, Any]) -> Result:
+        """What has become of the Training."""
+        return Result(
+            training=self.training,
+            end=self.state(),
+            mask=self.mask,
+            record=record,
+            numerics=numerics,
+        )
+
+    def _load(self, state: TrainState, mask: Mask) -> None:
+        self._network.load(state, mask)
+
     def _advance(self, stop: int) -> None:
         training, network = self.training, self._network
         module_key = training.streams["module"]
@@ -124,20 +150,31 @@ class _Live:
         for step in range(self.step, stop):
             network.seed_(seed_of(*module_key, step))
             network.set_rate(training.learning_rate(step))
-            x, y = self._batches(step)
-            with network.autocast():
-                logits = self._forward(x.contiguous(memory_format=self._layout))
-            loss = network.loss(logits, y)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = self._loss(step)
             network.mask_gradients_()
             if training.grad_clip is not None:
                 nn.utils.clip_grad_norm_(weights, training.grad_clip)
             network.optimizer.step()
             network.mask_weights_()
             network.optimizer.zero_grad()
-            self._loss_sum += loss.detach()
+            self._loss_sum += loss
             self._loss_count += 1
         self.step = stop
+
+    def _loss(self, step: int) -> Tensor:
+        """The loss of the batch of an update; its gradients are left with the parameters."""
+        return self._backward(*self._batches(step))
+
+    def _backward(self, x: Tensor, y: Tensor, share: float = 1.0) -> Tensor:
+        """Add the gradients of the loss, times ``share``, to the parameters'; gives that loss."""
+        network = self._network
+        with network.autocast():
+            logits = self._forward(x.contiguous(memory_format=self._layout))
+        loss = network.loss(logits, y, x)
+        if share != 1.0:
+            loss = loss * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _happen(self, event: Event, record: Record) -> bool:
         outcome = event(self, record)
@@ -147,7 +184,7 @@ class _Live:
                 raise ValueError(
                     f"{type(event).__name__} changes the training, so it belongs into its events"
                 )
-            self._network.load(outcome.state, outcome.mask)
+            self._load(outcome.state, outcome.mask)
         return isinstance(outcome, Stop)
 
     # What an event sees.

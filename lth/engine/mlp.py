@@ -103,6 +103,8 @@ def refusal(training: Training, runtime: Runtime) -> str | None:
         return f"computes in fp32, not in {training.precision}"
     if training.filled is not None:
         return "holds pruned weights at zero"
+    if training.distillation is not None:
+        return "knows no distillation"
     task = training.task
     name = _other_network(training.model, tuple(task.input_shape), task.num_classes)
     return None if name is None else f"trains Linear-ReLU networks, not {name}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lth import mask as masks
-from lth.dataset.task import Split
+from lth.dataset.task import Split, in_chunks
 from lth.optimizer import build_optimizer, load_slots_, slots
 from lth.stream import generator
 from lth.training import Training, build_model
@@ -109,10 +110,31 @@ class Network:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy with the Training's label smoothing, in float32 or wider."""
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        return F.cross_entropy(wide, y, label_smoothing=self.training.label_smoothing)
+    def loss(self, logits: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        """The mean training loss of a batch, in float32 or wider.
+
+        Cross-entropy with the Training's label smoothing, and its teacher's part.
+        """
+        wide = _wide(logits)
+        hard = F.cross_entropy(wide, y, label_smoothing=self.training.label_smoothing)
+        taught = self.training.distillation
+        if taught is None or taught.weight == 0:
+            return hard
+        with torch.no_grad(), self.autocast():
+            told = self._teacher(x)
+        return taught.loss(hard, wide, _wide(told))
+
+    @cached_property
+    def _teacher(self) -> nn.Module:
+        training = self.training
+        assert training.distillation is not None
+        teacher = training.distillation.teacher
+        model = training.distillation.model or training.model
+        module = build_model(model, training.task, generator("module", "construction"))
+        with torch.no_grad():
+            _copy(dict(module.named_parameters()), teacher.weights, "weights")
+            _copy(dict(module.named_buffers()), teacher.buffers, "buffers")
+        return module.to(self.device).eval()
 
     @torch.no_grad()
     def evaluate(self, split: Split, state: TrainState | None = None) -> tuple[Tensor, Tensor]:
@@ -125,8 +147,7 @@ class Network:
         self.module.eval()
         losses, classes = [], []
         with self.autocast():
-            for indices in torch.split(torch.arange(len(split), device=self.device), CHUNK):
-                x, y = split.gather(indices)
+            for x, y in in_chunks(split, CHUNK):
                 logits = forward(x).float()
                 losses.append(F.cross_entropy(logits, y, reduction="none"))
                 classes.append(logits.argmax(1))
@@ -154,7 +175,7 @@ class Network:
         with torch.random.fork_rng(devices=devices), self.autocast():
             self.seed_(seed)
             logits = torch.func.functional_call(self.module, (parameters, buffers), (x,))
-        loss = self.loss(logits, y)
+        loss = self.loss(logits, y, x)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         return {
             n: torch.zeros_like(p) if g is None else g
@@ -182,6 +203,10 @@ def _copy(targets: dict[str, Tensor] | dict[str, nn.Parameter], source: Weights,
                 f"{tuple(target.shape)}"
             )
         target.copy_(source[name])
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _detached(tensor: Tensor) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from lth.dataset.task import Split
+from lth.dataset.task import Split, in_chunks
 from lth.engine.batches import Batches, batch_key
 from lth.engine.lockstep import Live
 from lth.engine.network import CHUNK
@@ -126,15 +127,13 @@ class Perceptrons:
         for name, own in self.cohort.packed[index].items():
             own.load(weights[name])
 
-    def _examples(self, split: Split) -> Sequence[tuple[Tensor, Tensor, Tensor]]:
-        if id(split) not in self._gathered:
-            chunks = []
-            for indices in torch.split(torch.arange(len(split)), CHUNK):
-                x, y = split.gather(indices)
-                chunks.append((self._turned(x), y, torch.arange(len(y))))
-            if sum(x.numel() * x.element_size() for x, _, _ in chunks) > CACHED:
-                return chunks
-            self._gathered[id(split)] = chunks
+    def _examples(self, split: Split) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        if id(split) in self._gathered:
+            return self._gathered[id(split)]
+        chunks = ((self._turned(x), y, torch.arange(len(y))) for x, y in in_chunks(split, CHUNK))
+        if 4 * len(split) * math.prod(self._lives[0].training.task.input_shape) > CACHED:
+            return chunks
+        self._gathered[id(split)] = list(chunks)
         return self._gathered[id(split)]
 
 

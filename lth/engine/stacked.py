@@ -63,6 +63,8 @@ class Stacked:
         """Why this engine cannot train it, or None where it can."""
         if training.filled is not None:
             return "holds pruned weights at zero"
+        if training.distillation is not None:
+            return "knows no distillation"
         task = training.task
         return _unstackable(training.model, tuple(task.input_shape), task.num_classes)
 

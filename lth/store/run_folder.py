@@ -254,6 +254,6 @@ def find_trainings(store: FileStore | str | Path, **where: Any) -> list[Stored]:
         stored = store.get(training_id)
         if stored is not None:
             facts = {**stored.spec, "status": stored.status, "id": stored.id}
-            if all(facts[k] == v for k, v in where.items() if k in of_training):
+            if all(facts.get(k) == v for k, v in where.items() if k in of_training):
                 found.append(stored)
     return found

@@ -42,6 +42,7 @@ def nets(TinyBatchNorm) -> dict[str, list[type[nn.Module]]]:
         "stacked": [Perceptron, TinyBatchNorm],
         "auto": [Perceptron, TinyBatchNorm],
         "graph": [Perceptron, TinyBatchNorm],
+        "ddp": [Perceptron, TinyBatchNorm],
     }
 
 

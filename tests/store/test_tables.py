@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 import torch
 
 from lth.store import tables
@@ -52,3 +57,21 @@ def test_predictions_are_one_row_per_example_split_and_moment() -> None:
     assert rows == [("test", "early_stop", 0, 2), ("val", "end", 0, 3), ("val", "end", 1, 1)]
     assert math.isnan(found["loss"][0])
     assert found["loss"][1:].tolist() == [0.5, 0.25]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
+def test_reading_leaves_no_thread_behind() -> None:
+    # One that holds Python's bytes when the process ends aborts it, now and then.
+    code = """if True:
+        import os
+        from lth.store import tables
+        before = len(os.listdir("/proc/self/task"))
+        for _ in range(3):
+            tables.decode(tables.encode_metrics([{"step": 0, "val_loss": 0.5}]))
+        tasks = os.listdir("/proc/self/task")
+        names = [open(f"/proc/self/task/{t}/comm").read() for t in tasks]
+        assert len([n for n in names if "jemalloc" not in n]) <= before, names
+    """
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
