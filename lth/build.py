@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import types
 import typing
@@ -53,6 +52,7 @@ PROTOCOLS: Mapping[str, type] = {
     "store": protocol.Store,
     "sink": protocol.Sink,
     "finder": protocol.Finder,
+    "granularity": protocol.Granularity,
 }
 
 
@@ -86,7 +86,8 @@ def build(config: DictConfig | Mapping[str, Any]) -> Run:
     values: Any = config
     if isinstance(config, DictConfig):
         values = OmegaConf.to_container(config, resolve=True)
-    root: dict[str, Any] = {f.name: values[f.name] for f in dataclasses.fields(RunConfig)}
+    # A run that was stored before a key was known has that key's default.
+    root: dict[str, Any] = {k: values.get(k, v) for k, v in vars(RunConfig()).items()}
     components: dict[str, Any] = {}
     for group in GROUPS:
         node = root[group]

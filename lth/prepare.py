@@ -19,6 +19,7 @@ from lth.config import ConfigError, RunConfig
 from lth.dataset.dataset import DataSet, Raw
 from lth.dataset.task import Task
 from lth.event.evaluate import EARLY_STOP
+from lth.granularity.weights import Weights
 from lth.level import TICKET
 from lth.search import Search
 from lth.step import Step, resolve
@@ -82,6 +83,7 @@ def prepare(run: Run, raw: Raw) -> Search:
         schedule=run.schedule,
         rewind=run.rewind,
         finder=run.finder,
+        granularity=run.granularity or Weights(),
         known=_known_masks(run),
         baselines=variants(run),
         eval_every=Step.parse(root.eval_every).updates(per_epoch),
@@ -101,7 +103,7 @@ def prepare(run: Run, raw: Raw) -> Search:
             probes=run.event,
         ),
     )
-    faults = _step_faults(run, search, keep)
+    faults = _step_faults(run, search, keep) + _granularity_faults(run, search)
     if faults:
         raise ConfigError(faults)
     return _with_baseline_levels(run, search)
@@ -234,15 +236,48 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
     return faults
 
 
+def _granularity_faults(run: Run, search: Search) -> list[str]:
+    """Whether the network has such units, and what they cannot be combined with."""
+    try:
+        grain = search.grain
+    except ValueError as error:
+        return [f"granularity.{error}"]
+    if isinstance(search.granularity, Weights):
+        return []
+    name = type(search.granularity).__module__.rpartition(".")[2]
+    faults = []
+    if grain.fixed and search.levels > 1:
+        faults.append(
+            f"levels: got {search.levels}, allowed: 0 or 1 (granularity={name}: the pattern alone "
+            "fixes the density, so that further levels would prune nothing)"
+        )
+    if grain.fixed and search.score_steps > 1:
+        faults.append(
+            f"score_steps: got {search.score_steps}, allowed: 1 (granularity={name}: the pattern "
+            "has no counts that could fall step by step)"
+        )
+    if not grain.fixed and getattr(run.allocation, "by_shape", False):
+        faults.append(
+            f"allocation: got {run.specs['allocation']['name']}, allowed: one that does not go by "
+            f"the shape of a layer's weights (granularity={name})"
+        )
+    if search.finder is not None:
+        faults.append(
+            f"finder: got {run.specs['finder']['name']}, allowed: null (granularity={name}: "
+            "finders move single weights)"
+        )
+    return faults
+
+
 def ladder(search: Search, levels: int) -> list[float]:
     """The density of levels 0 to ``levels``, by pruning the initial weights, untrained."""
     start = search.theta_0(search.seeds[0])
-    excluded = set(layer.select(search.layers, search.exclude))
+    excluded = search.grain.excluded
     by_level = [masks.full(start.weights, search.layers)]
     for level in range(1, levels + 1):
         parent = by_level[search.schedule(level).parent]
-        scores = {n: start.weights[n].abs() for n in parent if n not in excluded}
-        by_level.append(search.allocate(scores, parent, level, frozenset(excluded)))
+        scores = {n: start.weights[n].abs() for n in search.layers if n not in excluded}
+        by_level.append(search.allocate(scores, parent, level))
     return [masks.density(m) for m in by_level]
 
 

@@ -17,9 +17,21 @@ from lth.complete import Watch, Workshop
 from lth.dataset.task import Task
 from lth.engine.batches import Batches
 from lth.event.evaluate import EARLY_STOP
+from lth.granularity.weights import Weights
 from lth.history import History
 from lth.level import PRELUDE, TICKET, Ground, Level, Row
-from lth.protocol import Allocation, Baseline, Criterion, Event, Finder, Init, Rewind, Schedule
+from lth.protocol import (
+    Allocation,
+    Baseline,
+    Criterion,
+    Event,
+    Finder,
+    Grain,
+    Granularity,
+    Init,
+    Rewind,
+    Schedule,
+)
 from lth.spec import spec
 from lth.store.stored import Stored
 from lth.stream import Key, generator
@@ -75,6 +87,7 @@ class Search:
     grad_clip: float | None = None
     precision: str = "fp32"
     finder: Finder | None = None
+    granularity: Granularity = field(default_factory=Weights)
     known: Callable[[int, int, str], Mask | None] = lambda seed, level, parent: None
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
@@ -95,6 +108,17 @@ class Search:
         """The types of the prunable layers, by name."""
         task = self.tasks[self.seeds[0]]
         return layer.kinds(build_model(self.model, task, generator("layers")))
+
+    @cached_property
+    def grain(self) -> Grain:
+        """The units of this network; ValueError where the granularity does not fit it."""
+        task = self.tasks[self.seeds[0]]
+        return self.granularity(
+            build_model(self.model, task, generator("grain")),
+            layers=self.layers,
+            excluded=frozenset(layer.select(self.layers, self.exclude)),
+            input_shape=task.input_shape,
+        )
 
     def trainings_of(self, level: int) -> int:
         """How many Trainings a level has, over all seeds."""
@@ -158,7 +182,7 @@ class Search:
         target density cannot be reached.
         """
         mask = history.mask
-        free = {n: m for n, m in mask.items() if n not in history.excluded}
+        free = self._free(mask)
         device = getattr(parent.task.train.labels, "device", torch.device("cpu"))
         draws = Batches(parent, device)
 
@@ -178,16 +202,20 @@ class Search:
             except ValueError as error:
                 raise CriterionError(f"criterion.{error}") from None
 
-        whole = self.allocate(score(history, free, 0), mask, level, history.excluded)
+        whole = self.allocate(score(history, free, 0), mask, level)
         if self.score_steps == 1:
             return whole
-        return self._in_steps(score, history, free, whole, level)
+        return self._in_steps(score, history, whole, level)
+
+    def _free(self, mask: Mask) -> dict[str, Tensor]:
+        """The layers whose weights are scored."""
+        excluded = self.grain.excluded
+        return {n: m for n, m in mask.items() if n in self.layers and n not in excluded}
 
     def _in_steps(
         self,
         score: Callable[[History, Mask, int], Scores],
         history: History,
-        free: Mask,
         whole: Mask,
         level: int,
     ) -> Mask:
@@ -195,50 +223,62 @@ class Search:
 
         The last step spends the level's own budget; what went before goes first.
         """
-        start = masks.remaining(free)
-        end = masks.remaining({n: whole[n] for n in free})
-        left = dict(free)
+        grain, mask = self.grain, history.mask
+        parent = grain.alive(mask)
+        start, end = masks.remaining(parent), masks.remaining(grain.alive(whole))
+
+        def seen(left: Mask, step: int) -> Scores:
+            scores = score(history.under(left), self._free(left), step)
+            return grain.score(scores, left)
+
+        rate = self.schedule(level).rate  # only the layers' proportions depend on it here
+        left: Mask = dict(mask)
         for step in range(1, self.score_steps):
             keep = round(start * (end / start) ** (step / self.score_steps))
-            seen = history.under({**history.mask, **left})
-            left = dict(
-                self.allocation(
-                    score(seen, left, step),
-                    left,
-                    layers={n: self.layers[n] for n in left},
-                    rate=self.schedule(level).rate,
-                    times=1,
-                    keep=keep,
-                )
-            )
-        last = score(history.under({**history.mask, **left}), left, self.score_steps)
-        gone = {n: torch.where(left[n], s, s.new_tensor(-torch.inf)) for n, s in last.items()}
-        return self.allocate(gone, history.mask, level, history.excluded)
+            scores, alive = seen(left, step), grain.alive(left)
+            left = grain.expand(self._spend(scores, alive, rate, 1, keep), mask)
+        alive = grain.alive(left)
+        gone = {
+            n: torch.where(alive[n], s, s.new_tensor(-torch.inf))
+            for n, s in seen(left, self.score_steps).items()
+        }
+        return self._budget(gone, mask, level)
 
-    def allocate(
-        self, scores: Scores, mask: Mask, level: int, excluded: frozenset[str]
-    ) -> dict[str, Tensor]:
+    def _spend(
+        self, scores: Scores, alive: Mask, rate: float, times: int, keep: int | None
+    ) -> Mask:
+        """Allocate among units."""
+        grain = self.grain
+        layers = {n: grain.layers[n] for n in alive}
+        spending = grain.spending(self.allocation)
+        return spending(scores, alive, layers=layers, rate=rate, times=times, keep=keep)
+
+    def allocate(self, scores: Scores, mask: Mask, level: int) -> dict[str, Tensor]:
         """Spend the level's budget: the child mask of ``mask``. See ``prune``."""
-        pruning = self.schedule(level)
-        free = {n: m for n, m in mask.items() if n not in excluded}
+        return self._budget(self.grain.score(scores, mask), mask, level)
+
+    def _budget(self, scores: Scores, mask: Mask, level: int) -> dict[str, Tensor]:
+        """Spend the level's budget on units of these scores."""
+        grain, pruning = self.grain, self.schedule(level)
         keep = None
         if pruning.density is not None:
-            fixed = masks.size(mask) - masks.size(free)
-            keep = round(pruning.density * masks.size(mask)) - fixed
+            if grain.weights_per_unit is None:
+                raise ValueError(
+                    f"densities: got {pruning.density}, allowed: a schedule of rates (the units of "
+                    "this granularity do not all have as many weights)"
+                )
+            every = masks.prunable(mask)
+            free = self._free(mask)
+            fixed = masks.size(every) - masks.size(free)
+            keep = round(pruning.density * masks.size(every)) - fixed
             if not 0 <= keep <= masks.remaining(free):
                 raise ValueError(
-                    f"densities: got {pruning.density}, allowed: {fixed / masks.size(mask):.4g} "
+                    f"densities: got {pruning.density}, allowed: {fixed / masks.size(every):.4g} "
                     f"(the excluded layers) to {masks.density(mask):.4g}"
                 )
-        pruned = self.allocation(
-            scores,
-            free,
-            layers={n: self.layers[n] for n in free},
-            rate=pruning.rate,
-            times=pruning.times,
-            keep=keep,
-        )
-        child = {n: pruned.get(n, m) for n, m in mask.items()}
+            keep = round(keep / grain.weights_per_unit)
+        pruned = self._spend(scores, grain.alive(mask), pruning.rate, pruning.times, keep)
+        child = dict(grain.expand(pruned, mask))
         assert masks.nested(child, mask)
         return child
 
@@ -311,7 +351,7 @@ class Search:
         A diverged ticket ends its seed's later levels; a diverged control only
         itself. What the store holds is not trained again.
         """
-        excluded = frozenset(layer.select(self.layers, self.exclude))
+        excluded = self.grain.excluded
         roots = {seed: self.dense(seed) for seed in self.seeds}
         for seed, training in roots.items():
             self._places[training.id] = {"seed": seed, "variant": "dense"}
@@ -449,7 +489,7 @@ class Search:
         old = ground.history
 
         def allocate(scores: Scores) -> Mask:
-            return self.allocate(scores, old.mask, ground.level, old.excluded)
+            return self.allocate(scores, old.mask, ground.level)
 
         return dataclasses.replace(
             ground,
@@ -468,6 +508,7 @@ class Search:
             rewind_step=self.rewind_step,
             train_steps=self.train_steps,
             layers=self.layers,
+            grain=self.grain,
             updates_per_epoch=self.tasks[seed].updates_per_epoch,
             prune_at=self.prune_at,
             excluded=excluded,

@@ -188,7 +188,7 @@ def done_of(
 ) -> dict[str, Any]:
     """What ``done.json`` says of a result; see docs/store.md."""
     training, record = result.training, result.record
-    density_mask = {n: m for n, m in result.mask.items() if n in training.mask}
+    density_mask = {n: m for n, m in masks.prunable(result.mask).items() if n in training.mask}
     return {
         "id": training.id,
         "status": record.status,
