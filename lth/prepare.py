@@ -241,7 +241,8 @@ def _granularity_faults(run: Run, search: Search) -> list[str]:
     try:
         grain = search.grain
     except ValueError as error:
-        return [f"granularity.{error}"]
+        text = str(error)
+        return [f"granularity.{text}" if ": got" in text else f"granularity: {text}"]
     if isinstance(search.granularity, Weights):
         return []
     name = type(search.granularity).__module__.rpartition(".")[2]
