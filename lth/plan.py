@@ -76,8 +76,8 @@ def _units(search: Search) -> list[str]:
     alive = grain.alive(search.dense(search.seeds[0]).mask)
     name = type(search.granularity).__module__.rpartition(".")[2]
     options = "".join(f" {k}={v}" for k, v in vars(search.granularity).items())
-    whole = ", ".join(n for n in search.layers if n in grain.excluded) or "no layer"
-    return [f"  units      {masks.size(alive):,} ({name}{options}); never pruned: {whole}"]
+    whole = ", ".join(n for n in search.layers if n in grain.excluded) or "none"
+    return [f"  units      {masks.size(alive):,} ({name}{options}); of layers not pruned: {whole}"]
 
 
 def _engine(run: Run, search: Search) -> str:

@@ -273,11 +273,10 @@ def _granularity_faults(run: Run, search: Search) -> list[str]:
 def ladder(search: Search, levels: int) -> list[float]:
     """The density of levels 0 to ``levels``, by pruning the initial weights, untrained."""
     start = search.theta_0(search.seeds[0])
-    excluded = search.grain.excluded
     by_level = [masks.full(start.weights, search.layers)]
     for level in range(1, levels + 1):
         parent = by_level[search.schedule(level).parent]
-        scores = {n: start.weights[n].abs() for n in search.layers if n not in excluded}
+        scores = {n: start.weights[n].abs() for n in search.layers if n in search.grain.scored}
         by_level.append(search.allocate(scores, parent, level))
     return [masks.density(m) for m in by_level]
 

@@ -104,7 +104,8 @@ class Grain(Protocol):
     ones a mask keeps, ``score(scores, mask)`` scores them by the scores of
     their weights, ``expand(alive, mask)`` is the mask that keeps them, where
     ``mask`` is one to start from. ``layers`` are the types of the layers that
-    they are units of; layers in ``excluded`` are never pruned themselves.
+    they are units of, by the name of the units; layers in ``excluded`` have
+    none that may be pruned. ``scored`` are the layers whose weights' scores count.
     ``spending`` is how units are allocated where the run's ``allocation`` was
     chosen; with ``fixed`` the pattern alone says how many are kept.
     ``weights_per_unit`` is None where it differs from unit to unit.
@@ -117,6 +118,8 @@ class Grain(Protocol):
     def layers(self) -> Mapping[str, str]: ...
     @property
     def excluded(self) -> frozenset[str]: ...
+    @property
+    def scored(self) -> frozenset[str]: ...
     @property
     def fixed(self) -> bool: ...
     @property

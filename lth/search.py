@@ -209,8 +209,7 @@ class Search:
 
     def _free(self, mask: Mask) -> dict[str, Tensor]:
         """The layers whose weights are scored."""
-        excluded = self.grain.excluded
-        return {n: m for n, m in mask.items() if n in self.layers and n not in excluded}
+        return {n: m for n, m in mask.items() if n in self.grain.scored}
 
     def _in_steps(
         self,

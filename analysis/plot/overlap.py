@@ -60,10 +60,10 @@ def draw(subject: Subject) -> Figure | None:
 
 def _within(subject: Subject) -> Iterator[dict[str, Any]]:
     for level in subject.levels[1:]:
-        tickets = {r.seed: subject.stored(r.training).mask() for r in subject.rows(level)}
+        tickets = {r.seed: subject.stored(r.training).weight_mask() for r in subject.rows(level)}
         for variant in subject.variants[1:]:
             for r in subject.rows(level, variant):
-                other, own = subject.stored(r.training).mask(), tickets.get(r.seed)
+                other, own = subject.stored(r.training).weight_mask(), tickets.get(r.seed)
                 if own is None or all(bool((own[n] == other[n]).all()) for n in own):
                     continue
                 layers = {
@@ -82,7 +82,7 @@ def _between(subject: Subject) -> Iterator[dict[str, Any]]:
     for level in subject.levels[1:]:
         live = {}
         for r in subject.rows(level):
-            first = next(iter(subject.stored(r.training).mask().values()))
+            first = next(iter(subject.stored(r.training).weight_mask().values()))
             if first.ndim != 2:
                 return  # every input of a convolution stays live
             live[r.seed] = first.any(0).numpy()

@@ -77,6 +77,10 @@ class Tiles:
     weights_per_unit: int | None
     fixed: ClassVar[bool] = False
 
+    @property
+    def scored(self) -> frozenset[str]:
+        return frozenset(self.layers)
+
     def alive(self, mask: Mask) -> Mask:
         return {n: tiled(mask[n], self.rows, self.columns).any(-1) for n in self.layers}
 

@@ -60,6 +60,10 @@ class Pattern:
     fixed: ClassVar[bool] = True
     weights_per_unit: ClassVar[int | None] = None
 
+    @property
+    def scored(self) -> frozenset[str]:
+        return frozenset(self.layers)
+
     def alive(self, mask: Mask) -> Mask:
         return {n: m for n, m in mask.items() if n not in self.excluded}
 

@@ -59,7 +59,8 @@ class Units:
             raise ValueError("no layer's units may be pruned: all are the output's or excluded")
         return CoupledUnits(
             layers={n: layers[n] for n in groups},
-            excluded=excluded,
+            excluded=frozenset(layers) - {n for g in groups.values() for n in g.layers},
+            scored=frozenset(layers),
             groups=groups,
             shapes={n: p.shape for n, p in module.named_parameters()},
             reduce=self.reduce,
@@ -72,6 +73,7 @@ class CoupledUnits:
 
     layers: Mapping[str, str]
     excluded: frozenset[str]
+    scored: frozenset[str]
     groups: Mapping[str, Group]
     shapes: Mapping[str, torch.Size]
     reduce: str

@@ -40,6 +40,10 @@ class SingleWeights:
     fixed: ClassVar[bool] = False
     weights_per_unit: ClassVar[int | None] = 1
 
+    @property
+    def scored(self) -> frozenset[str]:
+        return frozenset(self.layers)
+
     def alive(self, mask: Mask) -> Mask:
         return {n: m for n, m in mask.items() if n not in self.excluded}
 

@@ -89,6 +89,10 @@ class Stored:
             name = MASK_START
         return tensors.decode_mask(self.read(name))
 
+    def weight_mask(self, when: str = "end") -> dict[str, Tensor]:
+        """The mask of Linear and Conv weights; that of whole units covers biases and norms too."""
+        return masks.prunable(self.mask(when))
+
     def state(self, when: str | int) -> TrainState:
         """``start``, ``end``, ``early_stop`` or the state kept at a step.
 

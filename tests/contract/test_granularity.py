@@ -53,7 +53,7 @@ def test_units_are_told_by_tensors_and_expand_to_masks(granularity: Any, search:
     assert set(alive) == set(grain.layers) and not set(alive) & grain.excluded
     assert all(bool(m.all()) and m.dtype == torch.bool for m in alive.values())
     assert masks.density(grain.expand(alive, dense)) == 1
-    scores = {n: torch.rand(m.shape) for n, m in dense.items() if n not in grain.excluded}
+    scores = {n: torch.rand(m.shape) for n, m in dense.items() if n in grain.scored}
     of_units = grain.score(scores, dense)
     assert {n: s.shape for n, s in of_units.items()} == {n: m.shape for n, m in alive.items()}
     # A unit pruned by hand is gone, and so is nothing else.
