@@ -243,10 +243,15 @@ def _granularity_faults(run: Run, search: Search) -> list[str]:
     except ValueError as error:
         text = str(error)
         return [f"granularity.{text}" if ": got" in text else f"granularity: {text}"]
-    if isinstance(search.granularity, Weights):
-        return []
-    name = type(search.granularity).__module__.rpartition(".")[2]
     faults = []
+    finder = None if search.finder is None else run.specs["finder"]["name"]
+    of_units = getattr(search.finder, "of_units", False)
+    refusal = getattr(search.finder, "refusal", lambda grain: None)(grain) if of_units else None
+    if refusal is not None:
+        faults.append(f"finder: got {finder}, allowed: another ({refusal})")
+    if isinstance(search.granularity, Weights):
+        return faults
+    name = type(search.granularity).__module__.rpartition(".")[2]
     if grain.fixed and search.levels > 1:
         faults.append(
             f"levels: got {search.levels}, allowed: 0 or 1 (granularity={name}: the pattern alone "
@@ -262,10 +267,9 @@ def _granularity_faults(run: Run, search: Search) -> list[str]:
             f"allocation: got {run.specs['allocation']['name']}, allowed: one that does not go by "
             f"the shape of a layer's weights (granularity={name})"
         )
-    if search.finder is not None:
+    if finder is not None and not of_units:
         faults.append(
-            f"finder: got {run.specs['finder']['name']}, allowed: null (granularity={name}: "
-            "finders move single weights)"
+            f"finder: got {finder}, allowed: null (granularity={name}: it moves single weights)"
         )
     return faults
 

@@ -168,9 +168,12 @@ class Finder(Protocol):
     Called with the ticket that criterion and allocation would give at once, it
     makes the Training that finds; ``start`` is that ticket's start, unmasked;
     ``keep`` the number of weights to keep in all layers that pruning may touch.
-    ``mask`` reads the mask off that Training's result. ``controls`` are
-    Trainings beside it. ``variants`` names its own result first, then those;
-    the ticket is the mask that was found, rewound and trained.
+    ``mask`` reads the mask off that Training's result; ``history`` is what it
+    was made from. A finder with ``of_units = True`` allocates among the units of
+    the granularity: it gives ``allocate`` their scores, and says by
+    ``refusal(grain)`` where it cannot. ``controls`` are Trainings beside it.
+    ``variants`` names its own result first, then those; the ticket is the mask
+    that was found, rewound and trained.
     """
 
     @property
@@ -186,7 +189,7 @@ class Finder(Protocol):
         keep: int,
     ) -> Training: ...
 
-    def mask(self, found: Stored, *, allocate: Allocate) -> Mask: ...
+    def mask(self, found: Stored, *, history: History, allocate: Allocate) -> Mask: ...
 
     def controls(self, finding: Training) -> Mapping[str, Training]: ...
 

@@ -486,14 +486,15 @@ class Search:
 
     def _found(self, finder: Finder, ground: Ground, row: Row) -> Ground:
         old = ground.history
+        spend = self._budget if getattr(finder, "of_units", False) else self.allocate
 
         def allocate(scores: Scores) -> Mask:
-            return self.allocate(scores, old.mask, ground.level)
+            return spend(scores, old.mask, ground.level)
 
         return dataclasses.replace(
             ground,
             history=dataclasses.replace(old, parent=row.stored),
-            mask=finder.mask(row.stored, allocate=allocate),
+            mask=finder.mask(row.stored, history=old, allocate=allocate),
             cost=row.search_steps + row.stored.done["updates"],
         )
 

@@ -57,7 +57,8 @@ class Training:
     (updates) is the grid on which early stopping is read. ``events`` may change
     mask and state during the training; events that only watch are passed to
     the engine instead. ``grad_clip`` bounds the global norm of the masked
-    gradient.
+    gradient. ``norm_l1`` adds ``norm_l1 * sum(abs(w))`` over the weights of all
+    BatchNorms to what is minimised (not to the losses that are recorded).
     """
 
     task: Task
@@ -72,6 +73,7 @@ class Training:
     first_step: int = 0
     label_smoothing: float = 0.0
     grad_clip: float | None = None
+    norm_l1: float | None = None
     precision: str = "fp32"
     events: tuple[Any, ...] = field(default=())
 
@@ -84,6 +86,8 @@ class Training:
             raise ValueError(f"eval_every: got {self.eval_every}, allowed: 1 update or more")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: got {self.precision!r}, allowed: {', '.join(PRECISIONS)}")
+        if self.norm_l1 is not None and not self.norm_l1 > 0:
+            raise ValueError(f"norm_l1: got {self.norm_l1}, allowed: null or above 0")
         missing = {"order", "augment", "module"} - self.streams.keys()
         if missing:
             raise ValueError(f"streams: no key for {', '.join(sorted(missing))}")
@@ -120,6 +124,8 @@ class Training:
             "grad_clip": spec(self.grad_clip),
             "precision": self.precision,
             "events": [spec(e) for e in self.events],
+            # Left out where it is not used, so that ids from before it was known stay.
+            **({} if self.norm_l1 is None else {"norm_l1": self.norm_l1}),
         }
 
     @cached_property

@@ -24,9 +24,10 @@ from lth.types import Mask, TrainState, Weights
 class Loop:
     """Trains a cohort one network at a time.
 
-    Each update: forward, backward, mask the gradients, clip, step, mask the
-    weights. ``compile`` runs forward and backward through torch.compile;
-    ``channels_last`` lays images and convolutions out that way.
+    Each update: forward, backward, penalise norms (where the Training says so),
+    mask the gradients, clip, step, mask the weights. ``compile`` runs forward and
+    backward through torch.compile; ``channels_last`` lays images and convolutions
+    out that way.
     """
 
     compile: bool = False
@@ -129,6 +130,8 @@ class _Live:
                 logits = self._forward(x.contiguous(memory_format=self._layout))
             loss = network.loss(logits, y)
             loss.backward()  # type: ignore[no-untyped-call]
+            if training.norm_l1 is not None:
+                network.penalise_norms_(training.norm_l1)
             network.mask_gradients_()
             if training.grad_clip is not None:
                 nn.utils.clip_grad_norm_(weights, training.grad_clip)

@@ -112,6 +112,8 @@ def refusal(training: Training, runtime: Runtime) -> str | None:
         return f"has no kernels for {runtime.torch_device.type}"
     if training.precision != "fp32":
         return f"computes in fp32, not in {training.precision}"
+    if training.norm_l1 is not None:
+        return "penalises no norms"
     task = training.task
     name = _other_network(training.model, tuple(task.input_shape), task.num_classes)
     return None if name is None else f"trains Linear-ReLU networks, not {name}"

@@ -42,6 +42,15 @@ def built(*overrides: str) -> Run:
         (["blocks", "granularity.rows=7", "granularity.columns=7"], "granularity.rows: got 7 x 7"),
         (["blocks", "allocation=erk"], "allocation: got ErdosRenyi, allowed: one that does not"),
         (["units", "finder=rigl"], "finder: got DynamicSparse, allowed: null"),
+        (
+            ["weights", "finder=early_bird_channels"],
+            "finder: got EarlyBirdChannels, allowed: another",
+        ),
+        (
+            ["units", "finder=early_bird_channels"],
+            "finder: got EarlyBirdChannels, allowed: another (no BatchNorm scales the units of fc1",
+        ),
+        (["units", "finder=early_bird_channels", "model=resnet_20"], None),
         (["units", "exclude=[linear,output]"], "granularity: no layer's units may be pruned"),
         (
             ["units", "schedule=targets", "schedule.densities=[0.5]"],
