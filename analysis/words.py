@@ -34,6 +34,7 @@ VARIANTS = {
     "same_mask": "the ticket's mask from another start or schedule",
     "other_order": "the ticket itself, trained on another order of the data",
     "sham": "nothing pruned: dense weights trained again as the ticket was",
+    "early_bird_channels": "the training that ran until its channels stood still",
     "static": "the mask that a moving one began with, kept as it was",
 }
 

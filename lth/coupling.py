@@ -96,12 +96,17 @@ def coupled(module: nn.Module, input_shape: Sequence[int]) -> dict[str, Group]:
     module = copy.deepcopy(module).cpu()
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # the graph is read from autograd
-    with torch.enable_grad():
-        graph = DependencyGraph().build_dependency(
-            module, example_inputs=torch.zeros(1, *input_shape), verbose=False
-        )
     names = {m: n for n, m in module.named_modules()}
-    found = [_group(graph, group, names) for group in graph.get_all_groups()]
+    try:
+        with torch.enable_grad():
+            graph = DependencyGraph().build_dependency(
+                module, example_inputs=torch.zeros(1, *input_shape), verbose=False
+            )
+        items = list(graph.get_all_groups())
+    except (RuntimeError, AssertionError, AttributeError, LookupError, TypeError) as error:
+        first = str(error).partition("\n")[0]
+        raise ValueError(f"torch-pruning cannot follow this network ({first})") from error
+    found = [_group(graph, group, names) for group in items]
     order = {n: i for i, (n, _) in enumerate(module.named_parameters())}
     groups = [
         Group(size=g.size, layers=tuple(sorted(g.layers, key=order.__getitem__)), places=g.places)

@@ -14,6 +14,7 @@ from analysis.figure import NEUTRAL, Figure, Panel, Series, Subject
 
 ORDER = 8
 TITLE = "Mask overlap against chance"
+SINGLE = "lth.granularity.weights.Weights"
 ALL = "all"
 """The row that sums a pair's layers."""
 
@@ -46,13 +47,19 @@ def draw(subject: Subject) -> Figure | None:
         panels.append(_panel("Live inputs of two seeds' tickets", [line], between))
     if not panels:
         return None
+    info = subject.folder.info() or {"invocations": [{}]}
+    config = info["invocations"][-1].get("config") or {}
+    target = str((config.get("granularity") or {}).get("_target_", ""))
+    whole = " The band is that of single weights; masks of whole units spread more widely."
+    whole = "" if target in ("", SINGLE) else whole
     return Figure(
         name="overlap",
         title=TITLE,
         caption="Positions that two masks share, over the number expected of random masks with "
         "the same counts in each layer: 1 is chance, and the grey band holds 95 % of random pairs "
         "(hypergeometric, by its mean and variance). Coloured bands are the range over seeds or "
-        "pairs of seeds. Between seeds only inputs are compared: hidden units may be permuted.",
+        "pairs of seeds. Between seeds only inputs are compared: hidden units may be permuted."
+        + whole,
         panels=panels,
         data=pd.concat([within, between], ignore_index=True),
     )

@@ -162,10 +162,8 @@ def scale_of(weights: Weights, norms: Norms) -> Scores:
     scores = {}
     for name, own in norms.items():
         size = max(max(owner) for owner in own.values()) + 1
-        total, count = (
-            torch.zeros(size, dtype=torch.float64),
-            torch.zeros(size, dtype=torch.float64),
-        )
+        total = torch.zeros(size, dtype=torch.float64)
+        count = torch.zeros_like(total)
         for weight, owner in own.items():
             units = torch.tensor(owner)
             scale = weights[weight].detach().cpu().double().abs()

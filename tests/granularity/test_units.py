@@ -24,6 +24,7 @@ from lth.lr.constant import Constant
 from lth.model.conv import Conv
 from lth.model.lenet_300_100 import LeNet300100
 from lth.model.resnet import ResNet20
+from lth.rewind.matrix import Matrix
 from lth.runtime import Runtime
 from lth.schedule.one_shot import OneShot
 from lth.schedule.targets import Targets
@@ -432,3 +433,40 @@ def test_controls_are_of_whole_units(Residual: Any) -> None:
             assert all(torch.equal(one[n], again[n]) for n in one)
             seen.append(tuple(one["conv1.weight"].flatten().tolist()))
     assert len(set(seen)) == len(seen)
+
+
+class Broken(nn.Module):
+    """Takes no single example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(36, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.fc(x.flatten(1)[1])
+        return output
+
+
+def test_a_network_that_cannot_be_traced_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="torch-pruning cannot follow this network"):
+        coupled(Broken(), SHAPE)
+
+
+def test_a_state_that_is_rewound_with_its_slots_is_masked_too(
+    Residual: Any, make_search: Any, make_workshop: Any, tiny_task: Any
+) -> None:
+    """Momenta of biases and norms of pruned units are zero, as are those of their weights."""
+    search = make_search(
+        model=Residual,
+        granularity=Units(),
+        tasks={0: tiny_task()},
+        rewind=Matrix(optimizer="saved"),
+    )
+    *_, (ticket,) = search.run(make_workshop())
+    start = ticket.training.start
+    assert start.optimizer is not None and start.step == search.rewind_step
+    covered = {n for n in ticket.training.mask if n.endswith("bias")}
+    assert covered >= {"stem.bias", "bn0.bias", "fc1.bias", "bn3.bias"}
+    for name, kept in ticket.training.mask.items():
+        slot = start.optimizer[f"{name}/momentum_buffer"]
+        assert not bool(slot[~kept].any()) and bool(slot[kept].any())
