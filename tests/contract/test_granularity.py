@@ -107,3 +107,31 @@ def test_a_step_by_step_search_prunes_as_much(search: Any, make_workshop: Any) -
     left = [masks.remaining(search.grain.alive(r.training.mask)) for r in (at_once[1], found[1])]
     assert left[0] == left[1]
     assert masks.nested(found[1].training.mask, found[0].training.mask)
+
+
+def test_what_went_in_an_earlier_step_stays_gone(search: Any, make_workshop: Any) -> None:
+    """Scores that turn round after the first of two steps bring nothing back."""
+    if search.grain.fixed:
+        pytest.skip("the pattern has no counts")
+    calls: list[int] = []
+
+    def turning(history: Any, mask: Any, **_: Any) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        sign = -1.0 if len(calls) == 3 else 1.0  # once for the count, then step by step
+        weights = history.initial.weights
+        return {n: sign * weights[n].abs() for n in mask}
+
+    turned = dataclasses.replace(search, criterion=turning, score_steps=2, baselines={})
+    _, (ticket,) = turned.run(make_workshop())
+    assert len(calls) == 3
+    grain = search.grain
+    dense = search.dense(0)
+    of_units = grain.score({n: dense.start.weights[n].abs() for n in grain.scored}, dense.mask)
+    for name, alive in grain.alive(ticket.training.mask).items():
+        order = of_units[name].flatten().argsort(descending=True)
+        kept = alive.flatten()[order]
+        n, left = len(kept), int(kept.sum())
+        # The best went in the last step, the worst in the first; the middle is left.
+        assert left < n and not bool(kept[0]) and not bool(kept[-1])
+        first, last = int(kept.int().argmax()), n - 1 - int(kept.flip(0).int().argmax())
+        assert last - first + 1 == left
