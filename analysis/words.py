@@ -48,6 +48,7 @@ VARIANTS = {
     "reshuffled_weights": "the ticket's start values, shuffled among its weights layer by layer",
     "constant_sign": "the ticket's signs, all weights of a layer equally large",
     "sparse_reinit": "the ticket's mask with fresh weights scaled to its sparse units",
+    "early_bird_channels": "the training that ran until its channels stood still",
     "static": "the mask that a moving one began with, kept as it was",
 }
 
@@ -121,7 +122,18 @@ def describe(config: Config) -> list[tuple[str, str]]:
     if config.get("finder"):
         rows.insert(5, ("Masks found by", _with_options(config["finder"])))
     told = {"dataset", "model", "init", "optimizer", "lr", "criterion", "schedule", "allocation"}
-    told |= {"rewind", "finder", "ticket", "train_steps", "batch_size", "warmup", "rewind_step"}
+    if config.get("granularity", {}).get("name") not in (None, "NM"):
+        rows.insert(5, ("Pruned whole", _units(config)))
+    told |= {
+        "rewind",
+        "finder",
+        "granularity",
+        "ticket",
+        "train_steps",
+        "batch_size",
+        "warmup",
+        "rewind_step",
+    }
     told |= {"eval_every", "endpoint", "verdict_against", "verdict_density"}
     rest = [f"{k} = {_value(v)}" for k, v in sorted(config.items()) if k not in told]
     return [*rows, ("Also", ", ".join(rest))] if rest else rows
@@ -146,8 +158,8 @@ def _pruning(config: Config) -> list[tuple[str, str]]:
     if ticket is None:
         return [
             ("Scores", _with_options(config["criterion"])),
-            ("Pruning schedule", _schedule(config["schedule"])),
-            ("Budget over layers", _allocation(config["allocation"])),
+            ("Pruning schedule", _schedule(config)),
+            ("Budget over layers", _allocation(config)),
         ]
     names = {"mask": "the mask", "start": "the values"}
     parts = [name for key, name in names.items() if key in ticket]
@@ -190,10 +202,28 @@ def _optimizer(config: Config) -> str:
     return text if warm == "0it" else f"{text}, after a warm-up of {steps(warm)}"
 
 
-def _schedule(schedule: Config) -> str:
+def _units(config: Config) -> str:
+    """What is pruned whole, in the plural."""
+    own = config.get("granularity") or {"name": "Weights"}
+    if own["name"] == "Weights":
+        return "weights"
+    if own["name"] == "Blocks":
+        return f"blocks of {own.get('rows', 2)} x {own.get('columns', 2)} weights"
+    if own["name"] == "Units":
+        score = f"scored by the {own.get('reduce', 'sum')} of their weights' scores"
+        return f"units (neurons, filters, channels with all that hangs on them, {score})"
+    return _with_options(own)
+
+
+def _schedule(config: Config) -> str:
+    schedule, own = config["schedule"], config.get("granularity") or {}
+    if own.get("name") == "NM":
+        return (
+            f"all but {own.get('n', 2)} of every {own.get('m', 4)} weights along the input channels"
+        )
     rate = f"{100 * float(schedule.get('rate', 0.2)):g} %"
     if schedule["name"] == "Geometric":
-        return f"{rate} of the weights that are left"
+        return f"{rate} of the {_units(config).partition(' (')[0]} that are left"
     if schedule["name"] == "OneShot":
         return f"the dense network at once, to what that many rounds of {rate} would leave"
     if schedule["name"] == "Targets":
@@ -202,7 +232,10 @@ def _schedule(schedule: Config) -> str:
     return _with_options(schedule)
 
 
-def _allocation(allocation: Config) -> str:
+def _allocation(config: Config) -> str:
+    allocation = config["allocation"]
+    if (config.get("granularity") or {}).get("name") == "NM":
+        return "the pattern fixes the density of every layer that it fits"
     if allocation["name"] == "GlobalTop":
         return "all layers compete, and the lowest scores of the network go"
     if allocation["name"] != "Layerwise":

@@ -65,6 +65,7 @@ PROTOCOLS: Mapping[str, type] = {
     "store": protocol.Store,
     "sink": protocol.Sink,
     "finder": protocol.Finder,
+    "granularity": protocol.Granularity,
 }
 
 

@@ -25,14 +25,18 @@ GROUPS = (
     "store",
     "sink",
     "finder",
+    "granularity",
 )
 """The config groups: folders of conf/ and of the package."""
 
 SEMANTIC_GROUPS = GROUPS[:9]
 """Groups that enter the run_id; controls, engine, probes, store and sinks do not."""
 
-OPTIONAL_GROUPS = ("finder",)
+OPTIONAL_GROUPS = ("finder", "granularity")
 """Semantic groups that may be left out; they enter the run_id where they are not."""
+
+LEFT_OUT: Mapping[str, Json] = {"granularity": {"name": "Weights"}}
+"""What an optional group means where it is left out; chosen by name it is the same run."""
 
 SEMANTIC_KEYS = (
     "train_steps",
@@ -156,6 +160,7 @@ class RunConfig:
     store: Any = None
     sink: Any = field(default_factory=dict)
     finder: Any = None
+    granularity: Any = None
 
 
 def semantic(
@@ -167,7 +172,11 @@ def semantic(
     """
     default = asdict(RunConfig())
     keys = {k: root[k] for k in SEMANTIC_KEYS if root[k] != default[k]}
-    chosen = {g: components[g] for g in OPTIONAL_GROUPS if components.get(g) is not None}
+    chosen = {
+        g: components[g]
+        for g in OPTIONAL_GROUPS
+        if components.get(g) is not None and components[g] != LEFT_OUT.get(g)
+    }
     brought = {} if ticket is None else {"ticket": ticket}
     return {**{g: components[g] for g in SEMANTIC_GROUPS}, **chosen, **brought, **keys}
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from lth.mask import apply_state
 from lth.store.stored import Stored
 from lth.training import Training
 from lth.types import Mask, TrainState
+
+if TYPE_CHECKING:
+    from lth.protocol import Grain
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,9 +41,10 @@ class History:
     ``rewind_step`` is k, ``train_steps`` is T, both in updates; ``prune_at`` is
     the state of the parent that is scored (``end``, ``early_stop`` or a step).
     ``layers`` are the types of all prunable layers; ``excluded`` those that are
-    never pruned. ``narrowed`` is the mask that the scored state is seen under,
-    where it is scored in several steps. ``updates_per_epoch`` counts steps written in epochs.
-    Only controls and finders are told the ``lineage``.
+    never pruned; ``grain`` the units that are pruned whole. ``narrowed`` is the mask
+    that the scored state is seen under, where it is scored in several steps.
+    ``updates_per_epoch`` counts steps written in epochs. Only controls and finders are
+    told the ``lineage``.
     """
 
     dense: Stored
@@ -47,6 +52,7 @@ class History:
     rewind_step: int
     train_steps: int
     layers: Mapping[str, str]
+    grain: Grain
     updates_per_epoch: int
     prune_at: str | int = "end"
     excluded: frozenset[str] = frozenset()
@@ -129,6 +135,7 @@ class History:
             rewind_step=self.rewind_step,
             train_steps=self.train_steps,
             layers=self.layers,
+            grain=self.grain,
             updates_per_epoch=self.updates_per_epoch,
             prune_at=self.prune_at,
             excluded=self.excluded,

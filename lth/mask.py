@@ -25,15 +25,29 @@ def size(mask: Mask) -> int:
     return sum(m.numel() for m in mask.values())
 
 
+def prunable(mask: Mask) -> dict[str, Tensor]:
+    """The weights of Linear and Conv layers: what has two dimensions or more.
+
+    A mask of whole units covers their biases and norms too, which have one.
+    """
+    return {n: m for n, m in mask.items() if m.ndim > 1}
+
+
 def density(mask: Mask) -> float:
-    """Kept / all, a fraction in (0, 1]."""
-    return remaining(mask) / size(mask)
+    """Kept / all of the ``prunable`` weights, a fraction in (0, 1]."""
+    weights = prunable(mask)
+    return remaining(weights) / size(weights)
 
 
 def nested(child: Mask, parent: Mask) -> bool:
-    """Whether every weight that ``child`` keeps is kept by ``parent``."""
-    return child.keys() == parent.keys() and all(
-        not bool((child[n] & ~parent[n]).any()) for n in child
+    """Whether every weight that ``child`` keeps is kept by ``parent``.
+
+    What only one of them covers is whole in the other; layers are covered by both.
+    """
+    if prunable(child).keys() != prunable(parent).keys():
+        return False
+    return all(
+        not bool((child[n] & ~m).any()) if n in child else bool(m.all()) for n, m in parent.items()
     )
 
 
@@ -148,6 +162,15 @@ def _masked_slot(value: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask, value, torch.zeros_like(value))
 
 
+def permuted(mask: Mask, generator: torch.Generator) -> dict[str, Tensor]:
+    """Each tensor's entries in a random order."""
+    shuffled = {}
+    for name, own in mask.items():
+        order = torch.randperm(own.numel(), generator=generator)
+        shuffled[name] = own.flatten()[order].reshape(own.shape)
+    return shuffled
+
+
 def layer_densities(mask: Mask) -> Mapping[str, float]:
     """Kept / all for each layer."""
-    return {n: int(m.sum()) / m.numel() for n, m in mask.items()}
+    return {n: int(m.sum()) / m.numel() for n, m in prunable(mask).items()}

@@ -6,8 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from lth import mask as masks
 from lth.build import Run
 from lth.event.evaluate import Evaluate
+from lth.granularity.weights import Weights
 from lth.level import TICKET
 from lth.prepare import SIMULATED, ladder
 from lth.protocol import Event
@@ -52,6 +54,7 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
         f"  data       {len(task.train):,} train, {len(task.validation):,} validation, "
         f"{len(task.test):,} test examples of shape {list(task.input_shape)}",
         f"  network    {weights:,} prunable weights in {len(search.layers)} layers",
+        *_units(search),
         f"  levels     0 to {search.levels}{last}; seeds {_list(search.seeds)}; "
         f"controls {controls}{_levels(search)}",
         *_imported(run, search),
@@ -84,6 +87,18 @@ def _imported(run: Run, search: Search) -> list[str]:
         if len(given) > 1:
             lines.append("one for all seeds: intervals are about this ticket, not its kind")
     return [f"  {'' if i else 'ticket':<10} {line}" for i, line in enumerate(lines)]
+
+
+def _units(search: Search) -> list[str]:
+    """Where units are not single weights: how many there are, and which layers keep theirs."""
+    if isinstance(search.granularity, Weights):
+        return []
+    grain = search.grain
+    alive = grain.alive(search.dense(search.seeds[0]).mask)
+    name = type(search.granularity).__module__.rpartition(".")[2]
+    options = "".join(f" {k}={v}" for k, v in vars(search.granularity).items())
+    whole = ", ".join(n for n in search.layers if n in grain.excluded) or "none"
+    return [f"  units      {masks.size(alive):,} ({name}{options}); of layers not pruned: {whole}"]
 
 
 def _engine(run: Run, search: Search) -> str:

@@ -21,6 +21,8 @@ from lth.dataset.dataset import DataSet, Raw
 from lth.dataset.task import Task
 from lth.distillation import Teaching
 from lth.event.evaluate import EARLY_STOP
+from lth.fill import ZERO
+from lth.granularity.weights import Weights
 from lth.level import TICKET
 from lth.search import Search
 from lth.step import Step, resolve
@@ -90,6 +92,7 @@ def prepare(run: Run, raw: Raw) -> Search:
         rewind=run.rewind,
         finder=run.finder,
         distillation=_teaching(run, task),
+        granularity=run.granularity or Weights(),
         known=_known_masks(run),
         baselines=variants(run),
         eval_every=Step.parse(root.eval_every).updates(per_epoch),
@@ -110,7 +113,7 @@ def prepare(run: Run, raw: Raw) -> Search:
             probes=run.event,
         ),
     )
-    faults = _step_faults(run, search, keep)
+    faults = _step_faults(run, search, keep) + _granularity_faults(run, search)
     if faults:
         raise ConfigError(faults)
     search = dataclasses.replace(search, imports=_imports(run, search))
@@ -296,6 +299,51 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
     return faults
 
 
+def _granularity_faults(run: Run, search: Search) -> list[str]:
+    """Whether the network has such units, and what they cannot be combined with."""
+    try:
+        grain = search.grain
+    except ValueError as error:
+        text = str(error)
+        return [f"granularity.{text}" if ": got" in text else f"granularity: {text}"]
+    faults = []
+    finder = None if search.finder is None else run.specs["finder"]["name"]
+    of_units = getattr(search.finder, "of_units", False)
+    refusal = getattr(search.finder, "refusal", lambda grain: None)(grain) if of_units else None
+    if refusal is not None:
+        faults.append(f"finder: got {finder}, allowed: another ({refusal})")
+    if isinstance(search.granularity, Weights):
+        return faults
+    name = type(search.granularity).__module__.rpartition(".")[2]
+    if search.fill != ZERO:
+        faults.append(f"fill: got {search.fill!r}, allowed: {ZERO} (granularity={name})")
+    if run.root.ticket.source is not None:
+        faults.append(
+            f"ticket.source: got a ticket, allowed: null (granularity={name}: its pattern is not "
+            "known to be the same)"
+        )
+    if grain.fixed and search.levels > 1:
+        faults.append(
+            f"levels: got {search.levels}, allowed: 0 or 1 (granularity={name}: the pattern alone "
+            "fixes the density, so that further levels would prune nothing)"
+        )
+    if grain.fixed and search.score_steps > 1:
+        faults.append(
+            f"score_steps: got {search.score_steps}, allowed: 1 (granularity={name}: the pattern "
+            "has no counts that could fall step by step)"
+        )
+    if not grain.fixed and getattr(run.allocation, "by_shape", False):
+        faults.append(
+            f"allocation: got {run.specs['allocation']['name']}, allowed: one that does not go by "
+            f"the shape of a layer's weights (granularity={name})"
+        )
+    if finder is not None and not of_units:
+        faults.append(
+            f"finder: got {finder}, allowed: null (granularity={name}: it moves single weights)"
+        )
+    return faults
+
+
 def ladder(search: Search, levels: int) -> list[float]:
     """The density of levels 0 to ``levels``, by pruning the initial weights, untrained.
 
@@ -305,12 +353,11 @@ def ladder(search: Search, levels: int) -> list[float]:
         first = search.imports[search.seeds[0]].mask
         return [1.0, masks.density(first)][: levels + 1]
     start = search.theta_0(search.seeds[0])
-    excluded = search.excluded
     by_level = [masks.full(start.weights, search.layers)]
     for level in range(1, levels + 1):
         parent = by_level[search.schedule(level).parent]
-        scores = {n: start.weights[n].abs() for n in parent if n not in excluded}
-        by_level.append(search.allocate(scores, parent, level, excluded))
+        scores = {n: start.weights[n].abs() for n in search.layers if n in search.grain.scored}
+        by_level.append(search.allocate(scores, parent, level))
     return [masks.density(m) for m in by_level]
 
 

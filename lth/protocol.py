@@ -98,6 +98,67 @@ class Allocation(Protocol):
     ) -> Mask: ...
 
 
+@runtime_checkable
+class Grain(Protocol):
+    """The units of one network: what is kept or pruned whole.
+
+    Units are told by named tensors, as weights are: ``alive(mask)`` says which
+    ones a mask keeps, ``score(scores, mask)`` scores them by the scores of
+    their weights, ``expand(alive, mask)`` is the mask that keeps them, where
+    ``mask`` is one to start from. ``layers`` are the types of the layers that
+    they are units of, by the name of the units; layers in ``excluded`` have
+    none that may be pruned. ``scored`` are the layers whose weights' scores count.
+    ``spending`` is how units are allocated where the run's ``allocation`` was
+    chosen; with ``fixed`` the pattern alone says how many are kept.
+    ``weights_per_unit`` is None where it differs from unit to unit.
+
+    For controls: ``shuffle`` permutes a mask's units, ``draw`` takes as many
+    weights by the highest scores of units, each in the same pattern.
+    """
+
+    @property
+    def layers(self) -> Mapping[str, str]: ...
+    @property
+    def excluded(self) -> frozenset[str]: ...
+    @property
+    def scored(self) -> frozenset[str]: ...
+    @property
+    def fixed(self) -> bool: ...
+    @property
+    def weights_per_unit(self) -> int | None: ...
+
+    def alive(self, mask: Mask) -> Mask: ...
+
+    def score(self, scores: Scores, mask: Mask) -> Scores: ...
+
+    def expand(self, alive: Mask, mask: Mask) -> Mask: ...
+
+    def spending(self, allocation: Allocation) -> Allocation: ...
+
+    def shuffle(self, mask: Mask, generator: torch.Generator) -> Mask: ...
+
+    def draw(self, scores: Scores, mask: Mask) -> Mask: ...
+
+
+@runtime_checkable
+class Granularity(Protocol):
+    """What is pruned together: finds the units of a network.
+
+    ``layers`` are the types of its prunable layers, ``excluded`` those that the
+    user excludes; layers that do not fit join them. ValueError, naming the
+    option, where nothing fits.
+    """
+
+    def __call__(
+        self,
+        module: nn.Module,
+        *,
+        layers: Mapping[str, str],
+        excluded: frozenset[str],
+        input_shape: Sequence[int],
+    ) -> Grain: ...
+
+
 Allocate: TypeAlias = Callable[[Scores], Mask]
 """Spends a level's budget on scores: a mask nested in the parent's."""
 
@@ -109,10 +170,13 @@ class Finder(Protocol):
     Called with the ticket that criterion and allocation would give at once, it
     makes the Training that finds; ``start`` is that ticket's start, unmasked;
     ``keep`` the number of weights to keep in all layers that pruning may touch.
-    ``mask`` reads the mask off that Training's result. ``controls`` are
-    Trainings beside it. ``variants`` names its own result first, then those;
-    the ticket is the mask that was found, rewound and trained. Where it has
-    ``trains_weights`` and that is False, final weights are the parent's.
+    ``mask`` reads the mask off that Training's result; ``history`` is what it
+    was made from. A finder with ``of_units = True`` allocates among the units of
+    the granularity: it gives ``allocate`` their scores, and says by
+    ``refusal(grain)`` where it cannot. ``controls`` are Trainings beside it.
+    ``variants`` names its own result first, then those; the ticket is the mask
+    that was found, rewound and trained. Where it has ``trains_weights`` and that
+    is False, final weights are the parent's.
 
     Where several trainings find it together, they are made by
     ``history.lineage``, the one it returns is the last, and ``spent(finding)``
@@ -133,7 +197,7 @@ class Finder(Protocol):
         keep: int,
     ) -> Training: ...
 
-    def mask(self, found: Stored, *, allocate: Allocate) -> Mask: ...
+    def mask(self, found: Stored, *, history: History, allocate: Allocate) -> Mask: ...
 
     def controls(self, finding: Training) -> Mapping[str, Training]: ...
 

@@ -19,6 +19,7 @@ from lth.distillation import Distillation
 from lth.engine.batches import Batches
 from lth.event.evaluate import EARLY_STOP
 from lth.fill import ZERO, fill_of
+from lth.granularity.weights import Weights
 from lth.history import History, Lineage
 from lth.level import PRELUDE, TICKET, Ground, Level, Row
 from lth.protocol import (
@@ -27,6 +28,8 @@ from lth.protocol import (
     Criterion,
     Event,
     Finder,
+    Grain,
+    Granularity,
     Init,
     Restart,
     Rewind,
@@ -93,6 +96,7 @@ class Search:
     finder: Finder | None = None
     imports: Mapping[int, Import] = field(default_factory=dict)
     distillation: Callable[[History, Callable[..., nn.Module]], Distillation] | None = None
+    granularity: Granularity = field(default_factory=Weights)
     known: Callable[[int, int, str], Mask | None] = lambda seed, level, parent: None
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
@@ -115,10 +119,23 @@ class Search:
         return layer.kinds(build_model(self.model, task, generator("layers")))
 
     @cached_property
-    def excluded(self) -> frozenset[str]:
-        """The layers that are never pruned; re-drawn output layers of imports are among them."""
+    def grain(self) -> Grain:
+        """The units of this network; ValueError where the granularity does not fit it."""
+        task = self.tasks[self.seeds[0]]
+        # Output layers that imports re-drew are whole, and stay whole in controls too.
         redrawn = {n for own in self.imports.values() for n in own.redrawn}
-        return frozenset(layer.select(self.layers, self.exclude)) | (self.layers.keys() & redrawn)
+        excluded = {*layer.select(self.layers, self.exclude), *(self.layers.keys() & redrawn)}
+        return self.granularity(
+            build_model(self.model, task, generator("grain")),
+            layers=self.layers,
+            excluded=frozenset(excluded),
+            input_shape=task.input_shape,
+        )
+
+    @property
+    def excluded(self) -> frozenset[str]:
+        """The layers that are never pruned."""
+        return self.grain.excluded
 
     def trainings_of(self, level: int) -> int:
         """How many Trainings a level has, over all seeds."""
@@ -194,13 +211,13 @@ class Search:
         *,
         change: Callable[[Scores], Scores] = lambda scores: scores,
     ) -> Mask:
-        """The mask of ``level``, nested in its parent's; ``change`` is done to the scores.
+        """The mask of ``level``, nested in its parent's; ``change`` is done to the units' scores.
 
         Excluded layers stay whole and count as kept. Raises ValueError where a
         target density cannot be reached.
         """
         mask = history.mask
-        free = {n: m for n, m in mask.items() if n not in history.excluded}
+        free = self._free(mask)
         device = getattr(parent.task.train.labels, "device", torch.device("cpu"))
         draws = Batches(parent, device)
 
@@ -217,20 +234,23 @@ class Search:
                     batches=batches,
                     generator=generator(*key, step) if step else generator(*key),
                 )
-                return change(scores)
             except ValueError as error:
                 raise CriterionError(f"criterion.{error}") from None
+            return change(self.grain.score(scores, {**history.mask, **free}))
 
-        whole = self.allocate(score(history, free, 0), mask, level, history.excluded)
+        whole = self._budget(score(history, free, 0), mask, level)
         if self.score_steps == 1:
             return whole
-        return self._in_steps(score, history, free, whole, level)
+        return self._in_steps(score, history, whole, level)
+
+    def _free(self, mask: Mask) -> dict[str, Tensor]:
+        """The layers whose weights are scored."""
+        return {n: m for n, m in mask.items() if n in self.grain.scored}
 
     def _in_steps(
         self,
         score: Callable[[History, Mask, int], Scores],
         history: History,
-        free: Mask,
         whole: Mask,
         level: int,
     ) -> Mask:
@@ -238,50 +258,61 @@ class Search:
 
         The last step spends the level's own budget; what went before goes first.
         """
-        start = masks.remaining(free)
-        end = masks.remaining({n: whole[n] for n in free})
-        left = dict(free)
+        grain, mask = self.grain, history.mask
+        parent = grain.alive(mask)
+        start, end = masks.remaining(parent), masks.remaining(grain.alive(whole))
+
+        def seen(left: Mask, step: int) -> Scores:
+            return score(history.under(left), self._free(left), step)
+
+        rate = self.schedule(level).rate  # only the layers' proportions depend on it here
+        left: Mask = dict(mask)
         for step in range(1, self.score_steps):
             keep = round(start * (end / start) ** (step / self.score_steps))
-            seen = history.under({**history.mask, **left})
-            left = dict(
-                self.allocation(
-                    score(seen, left, step),
-                    left,
-                    layers={n: self.layers[n] for n in left},
-                    rate=self.schedule(level).rate,
-                    times=1,
-                    keep=keep,
-                )
-            )
-        last = score(history.under({**history.mask, **left}), left, self.score_steps)
-        gone = {n: torch.where(left[n], s, s.new_tensor(-torch.inf)) for n, s in last.items()}
-        return self.allocate(gone, history.mask, level, history.excluded)
+            scores, alive = seen(left, step), grain.alive(left)
+            left = grain.expand(self._spend(scores, alive, rate, 1, keep), mask)
+        alive = grain.alive(left)
+        gone = {
+            n: torch.where(alive[n], s, s.new_tensor(-torch.inf))
+            for n, s in seen(left, self.score_steps).items()
+        }
+        return self._budget(gone, mask, level)
 
-    def allocate(
-        self, scores: Scores, mask: Mask, level: int, excluded: frozenset[str]
-    ) -> dict[str, Tensor]:
+    def _spend(
+        self, scores: Scores, alive: Mask, rate: float, times: int, keep: int | None
+    ) -> Mask:
+        """Allocate among units."""
+        grain = self.grain
+        layers = {n: grain.layers[n] for n in alive}
+        spending = grain.spending(self.allocation)
+        return spending(scores, alive, layers=layers, rate=rate, times=times, keep=keep)
+
+    def allocate(self, scores: Scores, mask: Mask, level: int) -> dict[str, Tensor]:
         """Spend the level's budget: the child mask of ``mask``. See ``prune``."""
-        pruning = self.schedule(level)
-        free = {n: m for n, m in mask.items() if n not in excluded}
+        return self._budget(self.grain.score(scores, mask), mask, level)
+
+    def _budget(self, scores: Scores, mask: Mask, level: int) -> dict[str, Tensor]:
+        """Spend the level's budget on units of these scores."""
+        grain, pruning = self.grain, self.schedule(level)
         keep = None
         if pruning.density is not None:
-            fixed = masks.size(mask) - masks.size(free)
-            keep = round(pruning.density * masks.size(mask)) - fixed
+            if grain.weights_per_unit is None:
+                raise ValueError(
+                    f"densities: got {pruning.density}, allowed: a schedule of rates (the units of "
+                    "this granularity do not all have as many weights)"
+                )
+            every = masks.prunable(mask)
+            free = self._free(mask)
+            fixed = masks.size(every) - masks.size(free)
+            keep = round(pruning.density * masks.size(every)) - fixed
             if not 0 <= keep <= masks.remaining(free):
                 raise ValueError(
-                    f"densities: got {pruning.density}, allowed: {fixed / masks.size(mask):.4g} "
+                    f"densities: got {pruning.density}, allowed: {fixed / masks.size(every):.4g} "
                     f"(the excluded layers) to {masks.density(mask):.4g}"
                 )
-        pruned = self.allocation(
-            scores,
-            free,
-            layers={n: self.layers[n] for n in free},
-            rate=pruning.rate,
-            times=pruning.times,
-            keep=keep,
-        )
-        child = {n: pruned.get(n, m) for n, m in mask.items()}
+            keep = round(keep / grain.weights_per_unit)
+        pruned = self._spend(scores, grain.alive(mask), pruning.rate, pruning.times, keep)
+        child = dict(grain.expand(pruned, mask))
         assert masks.nested(child, mask)
         return child
 
@@ -579,16 +610,17 @@ class Search:
         if found.dropped:
             again = dataclasses.replace(self.ticket_watch(), tensors=True)
             (found,) = workshop.complete([row.training], again)
+        spend = self._budget if getattr(finder, "of_units", False) else self.allocate
 
         def allocate(scores: Scores) -> Mask:
-            return self.allocate(scores, old.mask, ground.level, old.excluded)
+            return spend(scores, old.mask, ground.level)
 
         # Where no weight was trained, what is rewound is still the parent's.
         parent = found if getattr(finder, "trains_weights", True) else old.parent
         return dataclasses.replace(
             ground,
             history=dataclasses.replace(old, parent=parent),
-            mask=finder.mask(found, allocate=allocate),
+            mask=finder.mask(found, history=old, allocate=allocate),
             cost=row.search_steps + found.done["updates"],
         )
 
@@ -602,6 +634,7 @@ class Search:
             rewind_step=self.rewind_step,
             train_steps=self.train_steps,
             layers=self.layers,
+            grain=self.grain,
             updates_per_epoch=self.tasks[seed].updates_per_epoch,
             prune_at=self.prune_at,
             excluded=excluded,

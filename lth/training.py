@@ -62,6 +62,8 @@ class Training:
     gradient. ``fill`` is what pruned weights hold at every step, by the name of
     their layer (None: zeros); their gradient and optimizer slots are 0 all the same.
     ``distillation`` puts a teacher into the loss.
+    ``norm_l1`` adds ``norm_l1 * sum(abs(w))`` over the weights of all BatchNorms to what is
+    minimised (not to the losses that are recorded).
     """
 
     task: Task
@@ -76,6 +78,7 @@ class Training:
     first_step: int = 0
     label_smoothing: float = 0.0
     grad_clip: float | None = None
+    norm_l1: float | None = None
     precision: str = "fp32"
     events: tuple[Any, ...] = field(default=())
     fill: Weights | None = None
@@ -90,6 +93,8 @@ class Training:
             raise ValueError(f"eval_every: got {self.eval_every}, allowed: 1 update or more")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: got {self.precision!r}, allowed: {', '.join(PRECISIONS)}")
+        if self.norm_l1 is not None and not self.norm_l1 > 0:
+            raise ValueError(f"norm_l1: got {self.norm_l1}, allowed: null or above 0")
         missing = {"order", "augment", "module"} - self.streams.keys()
         if missing:
             raise ValueError(f"streams: no key for {', '.join(sorted(missing))}")
@@ -148,6 +153,7 @@ class Training:
             "events": [spec(e) for e in self.events],
             **fill,
             **taught,
+            **({} if self.norm_l1 is None else {"norm_l1": self.norm_l1}),
         }
 
     @cached_property

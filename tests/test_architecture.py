@@ -18,7 +18,17 @@ from lth.config import GROUPS
 
 ROOT = Path(__file__).parent.parent
 
-METHODS = ("criterion", "allocation", "schedule", "rewind", "baseline", "init", "lr", "model")
+METHODS = (
+    "criterion",
+    "allocation",
+    "granularity",
+    "schedule",
+    "rewind",
+    "baseline",
+    "init",
+    "lr",
+    "model",
+)
 """Groups of pure functions: they know nothing of searches or of each other."""
 
 LAYERS = (

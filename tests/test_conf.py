@@ -211,7 +211,7 @@ def test_the_root_has_the_keys_that_were_promised() -> None:
     promised |= {"data_dir", "workers"}
     config = composed()
     assert promised <= set(config)
-    assert len(promised) == 18 + 16
+    assert len(promised) == len(GROUPS) + 19
     assert set(config) == {f.name for f in dataclasses.fields(RunConfig)}
     assert config.store.root == "results"
     assert composed("optimizer.lr=0.02").optimizer.lr == 0.02

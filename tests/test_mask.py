@@ -195,19 +195,39 @@ def test_apply_state_masks_the_slots_too() -> None:
 
 
 def test_measures() -> None:
-    weights = {"a": torch.zeros(2, 2), "b": torch.zeros(4), "c": torch.zeros(3)}
+    weights = {"a": torch.zeros(2, 2), "b": torch.zeros(1, 4), "c": torch.zeros(3)}
     dense = masks.full(weights, ["a", "b"])
     assert {n: (m.dtype, tuple(m.shape), m.all().item()) for n, m in dense.items()} == {
         "a": (torch.bool, (2, 2), True),
-        "b": (torch.bool, (4,), True),
+        "b": (torch.bool, (1, 4), True),
     }
-    mask = {"a": torch.tensor([[True, False], [True, True]]), "b": bits(0, 0, 0, 1)}
+    mask = {"a": torch.tensor([[True, False], [True, True]]), "b": bits(0, 0, 0, 1)[None]}
     assert (masks.remaining(mask), masks.size(mask), masks.density(mask)) == (4, 8, 0.5)
     assert masks.layer_densities(mask) == {"a": 0.75, "b": 0.25}
     assert masks.nested(mask, dense)
     assert not masks.nested(dense, mask)
     assert masks.nested(mask, mask)
     assert not masks.nested({"a": mask["a"]}, mask)
+
+
+def test_biases_and_norms_do_not_count() -> None:
+    """A mask of whole units covers them; density is that of Linear and Conv weights."""
+    dense = {"a": bits(1, 1, 1, 1).view(2, 2)}
+    units = {"a": bits(1, 1, 0, 0).view(2, 2), "a.bias": bits(1, 0)}
+    assert list(masks.prunable(units)) == ["a"]
+    assert (masks.remaining(units), masks.density(units)) == (3, 0.5)
+    assert masks.layer_densities(units) == {"a": 0.5}
+    assert masks.nested(units, dense) and masks.nested(units, units)
+    assert not masks.nested(dense, units), "what a child does not cover is whole in it"
+    assert not masks.nested({**units, "a.bias": bits(1, 1)}, units)
+
+
+def test_permuted_keeps_the_entries_of_each_tensor() -> None:
+    mask = {"a": torch.arange(6).view(2, 3), "b": torch.arange(4)}
+    shuffled = masks.permuted(mask, torch.Generator().manual_seed(0))
+    for name, own in mask.items():
+        assert shuffled[name].shape == own.shape and not torch.equal(shuffled[name], own)
+        assert torch.equal(shuffled[name].flatten().sort().values, own.flatten())
 
 
 def test_overlap() -> None:

@@ -21,7 +21,8 @@ def draw(subject: Subject) -> Figure | None:
     panels, rows, kernel = [], [], False
     for level in [i for i in subject.shown if i]:
         masks = [
-            next(iter(subject.stored(r.training).mask().values())) for r in subject.rows(level)
+            next(iter(subject.stored(r.training).weight_mask().values()))
+            for r in subject.rows(level)
         ]
         images = [place(m.numpy(), shape) for m in masks]
         known = [i for i in images if i is not None]

@@ -15,6 +15,7 @@ from lth.types import Mask
 
 ORDER = 8
 TITLE = "Mask overlap against chance"
+SINGLE = "lth.granularity.weights.Weights"
 ALL = "all"
 """The row that sums a pair's layers."""
 
@@ -47,13 +48,19 @@ def draw(subject: Subject) -> Figure | None:
         panels.append(_panel("Live inputs of two seeds' tickets", [line], between))
     if not panels:
         return None
+    info = subject.folder.info() or {"invocations": [{}]}
+    config = info["invocations"][-1].get("config") or {}
+    target = str((config.get("granularity") or {}).get("_target_", ""))
+    whole = " The band is that of single weights; masks of whole units spread more widely."
+    whole = "" if target in ("", SINGLE) else whole
     return Figure(
         name="overlap",
         title=TITLE,
         caption="Positions that two masks share, over the number expected of random masks with "
         "the same counts in each layer: 1 is chance, and the grey band holds 95 % of random pairs "
         "(hypergeometric, by its mean and variance). Coloured bands are the range over seeds or "
-        "pairs of seeds. Between seeds only inputs are compared: hidden units may be permuted.",
+        "pairs of seeds. Between seeds only inputs are compared: hidden units may be permuted."
+        + whole,
         panels=panels,
         data=pd.concat([within, between], ignore_index=True),
     )
@@ -61,10 +68,10 @@ def draw(subject: Subject) -> Figure | None:
 
 def _within(subject: Subject) -> Iterator[dict[str, Any]]:
     for level in subject.levels[1:]:
-        tickets = {r.seed: subject.stored(r.training).mask() for r in subject.rows(level)}
+        tickets = {r.seed: subject.stored(r.training).weight_mask() for r in subject.rows(level)}
         for variant in subject.variants[1:]:
             for r in subject.rows(level, variant):
-                other, own = subject.stored(r.training).mask(), tickets.get(r.seed)
+                other, own = subject.stored(r.training).weight_mask(), tickets.get(r.seed)
                 if own is None or _shapes(own) != _shapes(other):
                     continue  # another network, such as a small dense one
                 if all(bool((own[n] == other[n]).all()) for n in own):
@@ -89,7 +96,7 @@ def _between(subject: Subject) -> Iterator[dict[str, Any]]:
     for level in subject.levels[1:]:
         live = {}
         for r in subject.rows(level):
-            first = next(iter(subject.stored(r.training).mask().values()))
+            first = next(iter(subject.stored(r.training).weight_mask().values()))
             if first.ndim != 2:
                 return  # every input of a convolution stays live
             live[r.seed] = first.any(0).numpy()

@@ -55,7 +55,7 @@ def _living(trained: list[Stored], when: str) -> np.ndarray:
     """All of them; none where the store was told not to keep them."""
     parts = []
     for stored in trained:
-        mask = stored.mask("start" if when == "start" else "end")
+        mask = stored.weight_mask("start" if when == "start" else "end")
         try:
             weights = stored.state(when).weights
         except KeyError:

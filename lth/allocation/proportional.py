@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ class ErdosRenyi:
     """
 
     kernel: bool = True
+    by_shape: ClassVar[bool] = True  # of weights: units of several have none of their own
 
     def raw(self, shape: tuple[int, ...]) -> float:
         """The density of a layer up to eps."""

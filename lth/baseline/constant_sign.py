@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from lth.history import History
+from lth.mask import prunable
 from lth.store.stored import Stored
 from lth.training import Training
 from lth.types import TrainState
@@ -56,7 +57,7 @@ class ConstantSign:
     ) -> Training:
         scale = (history.initial if self.scale == "init" else dense_start).weights
         weights = dict(ticket.start.weights)
-        for name in ticket.mask:
+        for name in prunable(ticket.mask):
             sign = weights[name].sign()
             if self.signs == "random":
                 drawn = torch.randint(0, 2, sign.shape, generator=stream("signs", name))

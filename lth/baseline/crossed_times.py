@@ -90,7 +90,7 @@ class CrossedTimes:
             mask = history.lineage.prune(
                 history.lineage.dense,
                 dataclasses.replace(history.of_dense(), prune_at=step),
-                allocation=Counts(counts=counts_of(ticket.mask)),
+                allocation=Counts(counts=counts_of(history.grain.alive(ticket.mask))),
             )
         start = dataclasses.replace(states[self.weights](), step=ticket.start.step, optimizer=None)
         return ticket.replace(mask=mask, start=start)

@@ -59,6 +59,6 @@ class InvertedScores:
             lineage.parent,
             history,
             change=lambda scores: {n: -s for n, s in scores.items()},
-            allocation=Counts(counts=counts_of(ticket.mask)),
+            allocation=Counts(counts=counts_of(history.grain.alive(ticket.mask))),
         )
         return ticket.replace(mask=mask, start=dense_start)

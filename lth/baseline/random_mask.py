@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 
 from lth.history import History
-from lth.mask import keep_top, remaining
 from lth.store.stored import Stored
 from lth.training import Training
 from lth.types import TrainState
@@ -19,7 +18,8 @@ from lth.types import TrainState
 class RandomMask:
     """As many weights as the ticket, drawn uniformly from all that pruning may touch.
 
-    Excluded layers stay whole, as in the ticket. Everything else is the dense
+    Whole units of the granularity are drawn, with as many weights as near as
+    units allow. Excluded layers stay whole, as in the ticket. Everything else is the dense
     network's; span and data order are the ticket's.
     """
 
@@ -40,12 +40,9 @@ class RandomMask:
         stream: Callable[..., torch.Generator],
         train: Callable[[Training], Stored],
     ) -> Training:
-        free = [n for n in ticket.mask if n not in history.excluded]
+        grain = history.grain
         scores = {
-            n: torch.rand(ticket.mask[n].shape, generator=stream("mask", n), dtype=torch.float64)
-            for n in free
+            n: torch.rand(alive.shape, generator=stream("mask", n), dtype=torch.float64)
+            for n, alive in grain.alive(ticket.mask).items()
         }
-        everything = {n: torch.ones_like(ticket.mask[n]) for n in free}
-        count = remaining({n: ticket.mask[n] for n in free})
-        mask = {**ticket.mask, **keep_top(scores, everything, count)}
-        return ticket.replace(mask=mask, start=dense_start)
+        return ticket.replace(mask=grain.draw(scores, ticket.mask), start=dense_start)

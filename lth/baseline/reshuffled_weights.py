@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from lth.history import History
+from lth.mask import prunable
 from lth.store.stored import Stored
 from lth.training import Training
 from lth.types import TrainState
@@ -45,7 +46,7 @@ class ReshuffledWeights:
     ) -> Training:
         generator = stream("weights")
         weights = dict(ticket.start.weights)
-        for name, kept in ticket.mask.items():
+        for name, kept in prunable(ticket.mask).items():
             values = weights[name][kept]
             order = torch.randperm(values.numel(), generator=generator)
             drawn = values[order]

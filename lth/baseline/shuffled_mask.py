@@ -18,6 +18,9 @@ from lth.types import TrainState
 class ShuffledMask:
     """The ticket's mask permuted within each layer, anew at every level and draw.
 
+    What is permuted are the granularity's own units: blocks stay blocks, a
+    shuffled 2:4 mask is 2:4, coupled units stay coupled.
+
     Weights, biases, norms and buffers come from the dense network (never from
     the ticket's masked start, which would leave most of them at zero), span and
     data order from the ticket.
@@ -40,9 +43,5 @@ class ShuffledMask:
         stream: Callable[..., torch.Generator],
         train: Callable[[Training], Stored],
     ) -> Training:
-        generator = stream("mask")
-        mask = {}
-        for name, own in ticket.mask.items():
-            order = torch.randperm(own.numel(), generator=generator)
-            mask[name] = own.flatten()[order].reshape(own.shape)
+        mask = history.grain.shuffle(ticket.mask, stream("mask"))
         return ticket.replace(mask=mask, start=dense_start)

@@ -42,7 +42,7 @@ class SignReinit:
         drawn = fresh().weights
         start = ticket.start
         weights = {
-            n: drawn[n].abs() * start.weights[n].sign() if n in ticket.mask else w
+            n: drawn[n].abs() * start.weights[n].sign() if n in history.layers else w
             for n, w in start.weights.items()
         }
         return ticket.replace(start=dataclasses.replace(start, weights=weights, optimizer=None))

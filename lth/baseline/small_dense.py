@@ -55,7 +55,7 @@ class SmallDense:
         stream: Callable[..., torch.Generator],
         train: Callable[[Training], Stored],
     ) -> Training:
-        model = nearest(ticket.model, ticket.task, remaining(ticket.mask))
+        model = nearest(ticket.model, ticket.task, remaining(masks.prunable(ticket.mask)))
         start = fresh(model)
         layers = kinds(build_model(model, ticket.task, generator("layers")))
         return ticket.replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -14,6 +14,9 @@ from lth.mask import keep_top, remaining
 from lth.store.stored import Stored
 from lth.training import Training
 from lth.types import TrainState
+
+if TYPE_CHECKING:
+    from lth.search import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,14 @@ class SmartRatio:
             raise ValueError(f"decay: got {self.decay}, allowed: 0 or more")
         if self.draws < 1:
             raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+
+    def check(self, search: Search) -> None:
+        """The ratios are of single weights."""
+        if search.grain.fixed or search.grain.weights_per_unit != 1:
+            name = type(search.granularity).__module__.rpartition(".")[2]
+            raise ValueError(
+                f"granularity: got {name}, allowed: weights (with baseline smart_ratio)"
+            )
 
     def __call__(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lth.baseline.random_reinit import RandomReinit
 from lth.history import History
+from lth.mask import prunable
 from lth.store.stored import Stored
 from lth.training import Training
 from lth.types import TrainState
@@ -59,9 +60,8 @@ class SparseReinit:
             train=train,
         )
         start = dense_fan.start
-        weights = {
-            n: w * gain(ticket.mask[n]) if n in ticket.mask else w for n, w in start.weights.items()
-        }
+        kept = prunable(ticket.mask)
+        weights = {n: w * gain(kept[n]) if n in kept else w for n, w in start.weights.items()}
         return dense_fan.replace(start=dataclasses.replace(start, weights=weights))
 
 

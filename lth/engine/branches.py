@@ -166,6 +166,8 @@ class _Branch:
         loss = network.loss(logits, self._source.y, self._source.x)
         network.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if training.norm_l1 is not None:
+            network.penalise_norms_(training.norm_l1)
         network.mask_gradients_()
         if training.grad_clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, training.grad_clip)

@@ -25,9 +25,10 @@ from lth.types import Mask, TrainState, Weights
 class Loop:
     """Trains a cohort one network at a time.
 
-    Each update: forward, backward, mask the gradients, clip, step, mask the
-    weights. ``compile`` runs forward and backward through torch.compile;
-    ``channels_last`` lays images and convolutions out that way.
+    Each update: forward, backward, penalise norms (where the Training says so),
+    mask the gradients, clip, step, mask the weights. ``compile`` runs forward and
+    backward through torch.compile; ``channels_last`` lays images and convolutions
+    out that way.
     """
 
     compile: bool = False
@@ -151,6 +152,8 @@ class Live:
             network.seed_(seed_of(*module_key, step))
             network.set_rate(training.learning_rate(step))
             loss = self._loss(step)
+            if training.norm_l1 is not None:
+                network.penalise_norms_(training.norm_l1)
             network.mask_gradients_()
             if training.grad_clip is not None:
                 nn.utils.clip_grad_norm_(weights, training.grad_clip)

@@ -105,6 +105,8 @@ def refusal(training: Training, runtime: Runtime) -> str | None:
         return "holds pruned weights at zero"
     if training.distillation is not None:
         return "knows no distillation"
+    if training.norm_l1 is not None:
+        return "penalises no norms"
     task = training.task
     name = _other_network(training.model, tuple(task.input_shape), task.num_classes)
     return None if name is None else f"trains Linear-ReLU networks, not {name}"

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lth import mask as masks
 from lth.dataset.task import Split, in_chunks
@@ -38,6 +39,8 @@ class Network:
         self.optimizer = build_optimizer(training.optimizer, self.module)
         self.base_rates = [float(g["lr"]) for g in self.optimizer.param_groups]
         self.mask: Mask = {}
+        norms = (m for m in self.module.modules() if isinstance(m, _BatchNorm) and m.affine)
+        self._scales = [m.weight for m in norms]
         self._masked: list[nn.Parameter] = []
         self._values: list[Tensor] = []
         self._factors: list[Tensor] = []
@@ -81,6 +84,12 @@ class Network:
         """Multiply the gradients by the mask, so that momentum and clipping see survivors only."""
         if self._factors:
             torch._foreach_mul_([_gradient(p) for p in self._masked], self._factors)
+
+    @torch.no_grad()
+    def penalise_norms_(self, l1: float) -> None:
+        """Add the gradient of ``l1 * sum(abs(w))`` over the weights of all BatchNorms."""
+        for weight in self._scales:
+            _gradient(weight).add_(weight.sign(), alpha=l1)
 
     def state(self, step: int, *, optimizer: bool) -> TrainState:
         """A copy of everything on the CPU, in ordinary memory format."""

@@ -65,6 +65,8 @@ class Stacked:
             return "holds pruned weights at zero"
         if training.distillation is not None:
             return "knows no distillation"
+        if training.norm_l1 is not None:
+            return "penalises no norms"
         task = training.task
         return _unstackable(training.model, tuple(task.input_shape), task.num_classes)
 

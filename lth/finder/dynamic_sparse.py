@@ -68,7 +68,7 @@ class DynamicSparse:
         )
         return ticket.replace(events=(*ticket.events, event))
 
-    def mask(self, found: Stored, *, allocate: Allocate) -> Mask:
+    def mask(self, found: Stored, *, history: History, allocate: Allocate) -> Mask:
         """The mask at the end."""
         return found.mask()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +60,7 @@ class EarlyBird:
         )
         return ticket.replace(mask=history.mask, start=start, events=(*ticket.events, event))
 
-    def mask(self, found: Stored, *, allocate: Allocate) -> Mask:
+    def mask(self, found: Stored, *, history: History, allocate: Allocate) -> Mask:
         """Drawn from the weights where the training ended."""
         weights = found.state("end").weights
         return allocate({n: weights[n].abs() for n in found.mask()})
@@ -103,15 +103,33 @@ class StandsStill:
             keep=self.keep,
         )
         newest = torch.cat([drawn[n].flatten() for n in self.layers])
-        before = record.memory.get("early_bird", newest.new_empty(0, newest.numel()))
-        distances = [distance(newest, old) for old in before]
-        farthest = max(distances, default=float("nan"))
-        record.probes.setdefault("early_bird", []).append(
-            {"step": moment.step, "masks": len(distances), "distance": farthest}
+        settled = stands_still(
+            newest, moment.step, record, self.window, self.threshold, distance=distance
         )
-        record.memory["early_bird"] = torch.cat([before, newest[None]])[1 - self.window :]
-        full = len(distances) == self.window - 1
-        return Stop() if full and farthest < self.threshold else None
+        return Stop() if settled else None
+
+
+def stands_still(
+    newest: Tensor,
+    step: int,
+    record: Record,
+    window: int,
+    threshold: float,
+    *,
+    distance: Callable[[Tensor, Tensor], float],
+) -> bool:
+    """Whether a mask is nearer than ``threshold`` to all others of the last ``window``.
+
+    Notes the farthest as a row of the probe ``early_bird`` and remembers the mask.
+    """
+    before = record.memory.get("early_bird", newest.new_empty(0, newest.numel()))
+    distances = [distance(newest, old) for old in before]
+    farthest = max(distances, default=float("nan"))
+    record.probes.setdefault("early_bird", []).append(
+        {"step": step, "masks": len(distances), "distance": farthest}
+    )
+    record.memory["early_bird"] = torch.cat([before, newest[None]])[1 - window :]
+    return len(distances) == window - 1 and farthest < threshold
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -59,7 +59,7 @@ class EdgePopup:
         choice = TopScores(counts=counts)
         return freeze(ticket, history=history, choice=choice, scores=scores, lr=self.lr)
 
-    def mask(self, found: Stored, *, allocate: Allocate) -> Mask:
+    def mask(self, found: Stored, *, history: History, allocate: Allocate) -> Mask:
         """The subnetwork at the end."""
         return found.mask()
 

@@ -113,7 +113,7 @@ class Evolve:
             optimizer.tell(seen)
         return best
 
-    def mask(self, found: Stored, *, allocate: Allocate) -> Mask:
+    def mask(self, found: Stored, *, history: History, allocate: Allocate) -> Mask:
         """The best candidate's."""
         return found.mask()
 

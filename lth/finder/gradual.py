@@ -60,7 +60,7 @@ class Gradual:
         )
         return ticket.replace(mask=history.mask, start=start, events=(*ticket.events, event))
 
-    def mask(self, found: Stored, *, allocate: Allocate) -> Mask:
+    def mask(self, found: Stored, *, history: History, allocate: Allocate) -> Mask:
         """The mask at the end."""
         return found.mask()
 

@@ -54,7 +54,7 @@ class Supermask:
         choice = Bernoulli(rescale=self.rescale, fixed=fixed)
         return freeze(ticket, history=history, choice=choice, scores=scores, lr=self.lr)
 
-    def mask(self, found: Stored, *, allocate: Allocate) -> Mask:
+    def mask(self, found: Stored, *, history: History, allocate: Allocate) -> Mask:
         """The highest scores at the end."""
         return allocate(found.state(SCORES).weights)
 

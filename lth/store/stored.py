@@ -90,6 +90,10 @@ class Stored:
             name = MASK_START
         return tensors.decode_mask(self.read(name))
 
+    def weight_mask(self, when: str = "end") -> dict[str, Tensor]:
+        """The mask of Linear and Conv weights; that of whole units covers biases and norms too."""
+        return masks.prunable(self.mask(when))
+
     def state(self, when: str | int) -> TrainState:
         """``start``, ``end``, ``early_stop`` or the state kept at a step.
 
@@ -196,7 +200,7 @@ def done_of(
 ) -> dict[str, Any]:
     """What ``done.json`` says of a result; see docs/store.md."""
     training, record = result.training, result.record
-    density_mask = {n: m for n, m in result.mask.items() if n in training.mask}
+    density_mask = {n: m for n, m in masks.prunable(result.mask).items() if n in training.mask}
     return {
         "id": training.id,
         "status": record.status,

@@ -6,6 +6,7 @@ the worst case for ties.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,8 +42,8 @@ def ladder(
     sizes: Mapping[str, int], schedule: Any, allocation: Any, layers: Mapping[str, str], last: int
 ) -> list[Mask]:
     """The masks of levels 0 to ``last``."""
-    by_level: list[Mask] = [{n: torch.ones(c, dtype=torch.bool) for n, c in sizes.items()}]
-    scores = {n: torch.zeros(c) for n, c in sizes.items()}
+    by_level: list[Mask] = [{n: torch.ones(1, c, dtype=torch.bool) for n, c in sizes.items()}]
+    scores = {n: torch.zeros(1, c) for n, c in sizes.items()}
     for level in range(1, last + 1):
         pruning = schedule(level)
         by_level.append(
@@ -145,21 +146,25 @@ def test_targets_are_exact_and_excluded_layers_count_as_kept(
 ) -> None:
     """A density is kept / all Linear and Conv weights, pruned or excluded."""
     densities = [0.7, 0.5, 0.333]
-    search = make_search(schedule=Targets(densities=densities), allocation=allocation, levels=3)
+    search = make_search(
+        schedule=Targets(densities=densities),
+        allocation=allocation,
+        levels=3,
+        exclude=["fc.weight"],
+    )
     weights = search.theta_0(0).weights
     dense = masks.full(weights, search.layers)
     total = sum(weights[n].numel() for n in search.layers)
-    excluded = frozenset({"fc.weight"})
-    scores = {n: weights[n].abs() for n in dense if n not in excluded}
+    scores = {n: weights[n].abs() for n in dense if n != "fc.weight"}
     mask: Mask = dense
     for level, density in enumerate(densities, start=1):
-        new = search.allocate(scores, mask, level, excluded)
+        new = search.allocate(scores, mask, level)
         assert masks.nested(new, mask)
         assert masks.size(new) == total
         assert masks.remaining(new) == round(density * total)
         assert bool(new["fc.weight"].all())
         mask = new
     fixed = weights["fc.weight"].numel() / total
-    beyond = make_search(schedule=Targets(densities=[fixed / 2]), allocation=allocation)
+    beyond = dataclasses.replace(search, schedule=Targets(densities=[fixed / 2]))
     with pytest.raises(ValueError, match=f"allowed: {fixed:.4g} .the excluded layers. to 1"):
-        beyond.allocate(scores, dense, 1, excluded)
+        beyond.allocate(scores, dense, 1)

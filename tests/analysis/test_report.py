@@ -362,6 +362,6 @@ def test_masks_of_another_network_have_no_overlap() -> None:
         levels=[0, 1],
         variants=["ticket", "small"],
         rows=lambda level, variant="own": [rows[variant]],
-        stored=lambda training: SimpleNamespace(mask=lambda: masks[training]),
+        stored=lambda training: SimpleNamespace(weight_mask=lambda: masks[training]),
     )
     assert list(overlap._within(subject)) == []

@@ -84,6 +84,20 @@ def test_other_choices_are_told_with_their_numbers() -> None:
     assert lines["Masks found by"].endswith("(growth random)")
 
 
+def test_granularities_are_told() -> None:
+    assert "Pruned whole" not in told()
+    lines = told(granularity={"name": "NM", "m": 8})
+    assert lines["Pruning schedule"] == "all but 2 of every 8 weights along the input channels"
+    assert lines["Budget over layers"].startswith("the pattern fixes the density")
+    lines = told(granularity={"name": "Blocks", "rows": 4})
+    assert lines["Pruned whole"] == "blocks of 4 x 2 weights"
+    assert lines["Pruning schedule"].endswith(" % of the blocks of 4 x 2 weights that are left")
+    lines = told(granularity={"name": "Units", "reduce": "mean"})
+    assert lines["Pruning schedule"].endswith(" % of the units that are left")
+    assert lines["Pruned whole"].endswith("scored by the mean of their weights' scores)")
+    assert "Also" not in lines or "granularity" not in lines["Also"]
+
+
 def test_a_component_without_words_is_told_by_name_and_options() -> None:
     lines = told(
         model={"name": "mine.Net", "width": 3},
