@@ -13,12 +13,14 @@ from lth.protocol import Pruning
 class Targets:
     """Level l has density ``densities[l - 1]`` (kept / all prunable), parent ``level - 1``.
 
+    ``one_shot``: the parent of every level is the dense network.
     ``rate`` fixes only the proportions: a layer-wise allocation keeps
     ``(1 - rate_layer) ** t`` of each layer, with t solved for the target.
     """
 
     densities: Sequence[float]
     rate: float = 0.2
+    one_shot: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
@@ -35,4 +37,5 @@ class Targets:
             raise ValueError(
                 f"densities: got {len(self.densities)}, allowed: one for each of the levels"
             )
-        return Pruning(parent=level - 1, rate=self.rate, density=self.densities[level - 1])
+        parent = 0 if self.one_shot else level - 1
+        return Pruning(parent=parent, rate=self.rate, density=self.densities[level - 1])

@@ -32,6 +32,9 @@ def test_targets_prune_to_a_density() -> None:
         Pruning(parent=0, rate=0.3, density=0.5),
         Pruning(parent=1, rate=0.3, density=0.1),
     ]
+    at_once = Targets(densities=[0.5, 0.1], one_shot=True)
+    assert [at_once(n).parent for n in (1, 2)] == [0, 0]
+    assert [at_once(n).density for n in (1, 2)] == [0.5, 0.1]
     with pytest.raises(ValueError, match="densities: got 2, allowed: one for each of the levels"):
         targets(3)
 
