@@ -65,7 +65,9 @@ SETUPS: dict[str, tuple[list[str], list[str]]] = {
     "digits": (["train_steps=1000it", "eval_every=50it"], list(METHODS)),
     "mnist": (
         [
-            "experiments=lenet_mnist",
+            "dataset=mnist",
+            "dataset.normalize=unit",
+            "optimizer.lr=0.0012",
             "train_steps=2000it",
             "eval_every=200it",
         ],
