@@ -158,7 +158,8 @@ def table(rows: Sequence[dict[str, Any]], dense: stats.Estimate, updates: int) -
 
 
 def _percent(e: stats.Estimate, *, signed: bool = False) -> str:
-    return f"{100 * e.mean:{'+' if signed else ''}.2f} ± {100 * e.half:.2f}"
+    mean = f"{100 * e.mean:{'+' if signed else ''}.2f}"
+    return mean if e.n < 2 else f"{mean} ± {100 * e.half:.2f}"
 
 
 def plot(rows: Sequence[dict[str, Any]], dense: stats.Estimate, path: Path, title: str) -> None:
