@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from benchmarks.usual import floor
 from lth import mask as masks
 from lth.dataset.dataset import DataSet
 from lth.dataset.digits import Digits
@@ -152,6 +153,22 @@ def milliseconds(job: Any, updates: int, repeats: int) -> float:
     return 1e3 * best / updates
 
 
+def floors(setup: Setup, inputs: int, steps: int, repeats: int) -> tuple[float, float]:
+    """Milliseconds of a dense LeNet's matrix products, and with its optimizer's memory traffic.
+
+    Adam reads weight, gradient and both moments and writes three of them: 28
+    bytes a weight; SGD 12. The bandwidth is that of copying 128 MB.
+    """
+    job = partial(floor, steps, batch_size=setup.batch, inputs=inputs)
+    products = milliseconds(job, steps, repeats)
+    source = torch.zeros(16 * 2**20)
+    target = torch.empty_like(source)
+    copying = milliseconds(lambda: target.copy_(source), 1, 10)
+    per_byte = copying / (2 * 4 * source.numel())
+    weights = inputs * 300 + 300 * 100 + 100 * 10
+    return products, products + weights * (28 if setup.optimizer is ADAM else 12) * per_byte
+
+
 def main() -> int:
     """Print the table, and JSON where asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -161,7 +178,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
+    rows: list[dict[str, Any]] = []
     print(f"{'':31}density    plain     loop   cohort: ms each")
     for setup in SETUPS:
         if options.only not in setup.name:
@@ -169,6 +186,14 @@ def main() -> int:
         steps = max(2, options.steps // setup.every)
         raw = setup.source.read(Path("data"))
         tasks = [setup.source.task(raw, seed=s, batch_size=setup.batch) for s in range(3)]
+        if setup.model is LeNet300100 and setup.engine is MLP:
+            inputs = tasks[0].input_shape[1] ** 2
+            alone, moving = floors(setup, inputs, steps, options.repeats)
+            rows.append({"what": setup.name, "floor": alone, "floor_with_memory": moving})
+            print(
+                f"{setup.name:31}  floor: matrix products alone {alone:.3f}, "
+                f"with the optimizer's memory traffic {moving:.3f}"
+            )
         for density in setup.densities:
             nets = [
                 training(tasks[i // 3], i, density, setup.optimizer, steps, setup.model)

@@ -105,9 +105,9 @@ def first(data: Dataset[tuple[Tensor, int]], count: int) -> Dataset[tuple[Tensor
     return Subset(data, range(count))
 
 
-def floor(steps: int, *, batch_size: int) -> None:
+def floor(steps: int, *, batch_size: int, inputs: int = 784) -> None:
     """The matrix products of ``steps`` updates of LeNet-300-100, and nothing else."""
-    sizes = [784, 300, 100, 10]
+    sizes = [inputs, 300, 100, 10]
     x = [torch.randn(batch_size, n) for n in sizes]
     w = [torch.randn(b, a) for a, b in pairwise(sizes)]
     for _ in range(steps):
