@@ -20,6 +20,7 @@ import pandas as pd
 
 from analysis.frame import LocateError, locate
 from analysis.stats import estimate
+from analysis.whole import write_csv
 from lth.config import ConfigError
 from lth.store.run_folder import RunFolder
 from lth.store.stored import DamagedError
@@ -241,8 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 **changes,
             )
             folder.report.mkdir(parents=True, exist_ok=True)
-            pairs.to_csv(folder.report / "connect.csv", index=False)
-            lines.to_csv(folder.report / "connect_lines.csv", index=False)
+            write_csv(folder.report / "connect.csv", pairs)
+            write_csv(folder.report / "connect_lines.csv", lines)
             print(f"run {folder.run_id}\n{text(summarise(pairs))}")
             print(f"tables in  {folder.report}/connect.csv, connect_lines.csv\n")
     except LocateError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis import whole
 from analysis.axis import LogAxis, x_axis, y_axis
 from analysis.figure import Figure, Panel, Series
 from analysis.render_html import MARKED
@@ -40,9 +42,15 @@ def save(figure: Figure, path: Path, *, pdf: bool = False) -> None:
     canvas.suptitle(figure.title, fontsize=12, x=0.01, ha="left", weight="bold", color=INK)
     if len(figure.keys) > 1:
         _legend(figure, canvas, columns)
-    canvas.savefig(path, metadata={"Software": None})
+    _save(canvas, path, {"Software": None})
     if pdf:
-        canvas.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+        _save(canvas, path.with_suffix(".pdf"), {"CreationDate": None})
+
+
+def _save(canvas: Any, path: Path, metadata: dict[str, None]) -> None:
+    drawn = io.BytesIO()
+    canvas.savefig(drawn, format=path.suffix[1:], metadata=metadata)
+    whole.write(path, drawn.getvalue())
 
 
 def _legend(figure: Figure, canvas: Any, columns: int) -> None:

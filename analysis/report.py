@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import compare, plot
+from analysis import compare, plot, whole
 from analysis.evidence import Evidence, evidence
 from analysis.figure import Figure, Subject
 from analysis.frame import COLUMNS, LocateError, locate
 from analysis.render_png import save
 from analysis.report_run import page_of
+from analysis.whole import write_csv
 from lth.store.run_folder import RunFolder
 from lth.store.stored import DamagedError
 
@@ -40,17 +41,17 @@ def write(folder: RunFolder, proof: Evidence | None = None, *, pdf: bool = False
     page = page_of(folder, proof, figures)
     folder.report.mkdir(parents=True, exist_ok=True)
     _save(folder.report, figures, pdf=pdf)
-    proof.trainings[COLUMNS].to_csv(folder.report / "compare.csv", index=False)
-    (folder.report / "compare.txt").write_text(compare.summary(proof) + "\n")
+    write_csv(folder.report / "compare.csv", proof.trainings[COLUMNS])
+    whole.write(folder.report / "compare.txt", compare.summary(proof) + "\n")
     path = folder.report / "report.html"
-    path.write_text(page.html())
+    whole.write(path, page.html())
     return path
 
 
 def _save(folder: Path, figures: Sequence[Figure], *, pdf: bool) -> None:
     for figure in figures:
         save(figure, folder / f"{figure.name}.png", pdf=pdf)
-        figure.data.to_csv(folder / f"{figure.name}.csv", index=False)
+        write_csv(folder / f"{figure.name}.csv", figure.data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

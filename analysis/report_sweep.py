@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import words
+from analysis import whole, words
 from analysis.evidence import evidence
 from analysis.figure import Figure, Subject, percent
 from analysis.page import Page
@@ -19,6 +19,7 @@ from analysis.plot import accuracy
 from analysis.render_png import save
 from analysis.report_run import commands
 from analysis.verdict import gap
+from analysis.whole import write_csv
 from lth.store.run_folder import RunFolder
 from lth.store.stored import DamagedError
 
@@ -133,8 +134,8 @@ def _write(name: str, cells: Sequence[Cell], target: Path, *, pdf: bool) -> Path
         figure = _multiples([(_label(v, c), c) for v, c in drawn])
         page.add_figure(figure, cells=[v for v, _ in drawn])
         save(figure, target / f"{figure.name}.png", pdf=pdf)
-        figure.data.to_csv(target / f"{figure.name}.csv", index=False)
-    table.to_csv(target / "cells.csv", index=False)
+        write_csv(target / f"{figure.name}.csv", figure.data)
+    write_csv(target / "cells.csv", table)
     infos = [c.subject.folder.info() for c in cells if c.subject is not None]
     made = commands([i for i in infos if i is not None])
     if made:
@@ -142,7 +143,7 @@ def _write(name: str, cells: Sequence[Cell], target: Path, *, pdf: bool) -> Path
         page.add("p", f"The command{'s' * (len(made) > 1)} that trained these cells:")
         page.add("pre", "\n".join(made))
     path = target / "report.html"
-    path.write_text(page.html())
+    whole.write(path, page.html())
     return path
 
 
