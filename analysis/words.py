@@ -212,6 +212,9 @@ def _units(config: Config) -> str:
     if own["name"] == "Units":
         score = f"scored by the {own.get('reduce', 'sum')} of their weights' scores"
         return f"units (neurons, filters, channels with all that hangs on them, {score})"
+    if own["name"] == "ResidualBlocks":
+        score = "scored by the mean of their weights' scores"
+        return f"residual blocks (down to their shortcuts, {score})"
     return _with_options(own)
 
 
@@ -236,6 +239,8 @@ def _allocation(config: Config) -> str:
     allocation = config["allocation"]
     if (config.get("granularity") or {}).get("name") == "NM":
         return "the pattern fixes the density of every layer that it fits"
+    if (config.get("granularity") or {}).get("name") == "ResidualBlocks":
+        return "all blocks compete, and the lowest scores go"
     if allocation["name"] == "GlobalTop":
         return "all layers compete, and the lowest scores of the network go"
     if allocation["name"] != "Layerwise":

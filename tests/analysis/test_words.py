@@ -95,6 +95,9 @@ def test_granularities_are_told() -> None:
     lines = told(granularity={"name": "Units", "reduce": "mean"})
     assert lines["Pruning schedule"].endswith(" % of the units that are left")
     assert lines["Pruned whole"].endswith("scored by the mean of their weights' scores)")
+    lines = told(granularity={"name": "ResidualBlocks"})
+    assert lines["Pruning schedule"].endswith(" % of the residual blocks that are left")
+    assert lines["Budget over layers"].startswith("all blocks compete")
     assert "Also" not in lines or "granularity" not in lines["Also"]
 
 
