@@ -250,7 +250,7 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
         )
     if search.learning_rate.warmup > total:
         faults.append(f"warmup: got {root.warmup}, allowed: up to {total}it (train_steps)")
-    for component in (search.finder, *search.baselines.values()):
+    for component in (search.allocation, search.finder, *search.baselines.values()):
         check = getattr(component, "check", None)
         try:
             if check is not None:

@@ -83,7 +83,8 @@ class Allocation(Protocol):
 
     ``layers`` are the types of the layers in ``mask``. ``keep`` is the total
     number of weights to keep, where a target density fixes it; else ``rate``
-    and ``times`` do.
+    and ``times`` do. Where it has ``check(search)``, that is called as a
+    control's is.
     """
 
     def __call__(
