@@ -101,6 +101,17 @@ def test_granularities_are_told() -> None:
     assert "Also" not in lines or "granularity" not in lines["Also"]
 
 
+def test_given_densities_are_told() -> None:
+    own = {"name": "Given", "densities": {"*": 0.5, "fc3.weight": 1.0}}
+    lines = told(allocation=own)
+    assert lines["Pruning schedule"] == "at once, to densities that are given"
+    assert lines["Budget over layers"] == (
+        "each layer keeps a given share of its weights (* 50 %, fc3.weight 100 %)"
+    )
+    lines = told(allocation=own, granularity={"name": "Units"})
+    assert lines["Budget over layers"].startswith("each layer keeps a given share of its units (* ")
+
+
 def test_a_component_without_words_is_told_by_name_and_options() -> None:
     lines = told(
         model={"name": "mine.Net", "width": 3},
