@@ -33,10 +33,10 @@ class ResidualBlocks:
     allocation, and a rate p prunes a share p of the blocks. All may go: stem,
     shortcuts and output are left.
 
-    A branch is found where two operands are added that come from one input, and
-    one passes at most one Linear or Conv layer, the shortcut, and the other more.
-    Of branches within one another the inner ones are units. A block stays
-    whole where one of its layers is excluded or used elsewhere too.
+    A branch is found where two operands are added of which one, the shortcut,
+    passes at most one Linear or Conv layer and the other more. Of branches within
+    one another the inner ones are units. A block stays whole where one of its
+    layers is excluded, or used elsewhere too.
     """
 
     def __call__(
@@ -168,7 +168,7 @@ def branches(
     shapes = {n: p.shape for n, p in parameters.items()}
     return [
         {n: shape for n, shape in shapes.items() if n in end.own}
-        for end in _checked(traced, ends, input_shape)
+        for end in _checked(traced, ends, parameters, input_shape)
     ]
 
 
@@ -186,7 +186,8 @@ def _held(
 ) -> dict[fx.Node, set[str]]:
     """The parameters that each step of the network uses."""
     names = {id(p): n for n, p in parameters.items()}
-    modules, own = dict(traced.named_modules()), dict(traced.named_parameters())
+    modules = dict(traced.named_modules())
+    own = dict(traced.named_parameters(remove_duplicate=False))  # tied ones have several names
     held: dict[fx.Node, set[str]] = {}
     for node in traced.graph.nodes:
         used: list[nn.Parameter] = []
@@ -255,12 +256,16 @@ class _Values(fx.Interpreter):
 
 
 @torch.no_grad()
-def _checked(traced: fx.GraphModule, ends: Sequence[End], input_shape: Sequence[int]) -> list[End]:
+def _checked(
+    traced: fx.GraphModule,
+    ends: Sequence[End],
+    parameters: Mapping[str, nn.Parameter],
+    input_shape: Sequence[int],
+) -> list[End]:
     """Those that are exactly 0 without their parameters, while the shortcut sees the input.
 
     Of ends whose branches overlap, those with the fewest parameters.
     """
-    parameters = dict(traced.named_parameters())
     left = list(ends)
     while True:
         chosen: list[End] = []

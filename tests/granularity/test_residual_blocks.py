@@ -163,6 +163,7 @@ class Wired(nn.Module):
         (lambda m, x: x + m.c(y := m.b(x) + m.a(m.a(x))) + 0 * y, []),  # y is read elsewhere
         (lambda m, x: x + m.c((y := m.a(x)) + m.b(y)), ["b"]),  # the inner one
         (lambda m, x: m.a(x + m.b(m.a(x))), []),  # a is used outside too
+        (lambda m, x: x + m.b(m.a(x)) + nn.functional.conv2d(x, m.a.weight), []),
         (lambda m, x: torch.cat([x[:, :2], m.a(x)[:, 2:]], 1), []),
     ],
 )
