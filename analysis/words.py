@@ -212,6 +212,9 @@ def _units(config: Config) -> str:
     if own["name"] == "Units":
         score = f"scored by the {own.get('reduce', 'sum')} of their weights' scores"
         return f"units (neurons, filters, channels with all that hangs on them, {score})"
+    if own["name"] == "ResidualBlocks":
+        score = "scored by the mean of their weights' scores"
+        return f"residual blocks (down to their shortcuts, {score})"
     return _with_options(own)
 
 
@@ -221,6 +224,8 @@ def _schedule(config: Config) -> str:
         return (
             f"all but {own.get('n', 2)} of every {own.get('m', 4)} weights along the input channels"
         )
+    if config["allocation"]["name"] == "Given":
+        return "at once, to densities that are given"
     rate = f"{100 * float(schedule.get('rate', 0.2)):g} %"
     if schedule["name"] == "Geometric":
         return f"{rate} of the {_units(config).partition(' (')[0]} that are left"
@@ -236,6 +241,11 @@ def _allocation(config: Config) -> str:
     allocation = config["allocation"]
     if (config.get("granularity") or {}).get("name") == "NM":
         return "the pattern fixes the density of every layer that it fits"
+    if allocation["name"] == "Given":
+        own = ", ".join(f"{k} {100 * float(v):g} %" for k, v in allocation["densities"].items())
+        return f"each layer keeps a given share of its {_units(config).partition(' (')[0]} ({own})"
+    if (config.get("granularity") or {}).get("name") == "ResidualBlocks":
+        return "all blocks compete, and the lowest scores go"
     if allocation["name"] == "GlobalTop":
         return "all layers compete, and the lowest scores of the network go"
     if allocation["name"] != "Layerwise":

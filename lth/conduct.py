@@ -114,7 +114,7 @@ def _conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | Non
                 mirrored = [_mirror(*pair) for pair in zip(rows, references, strict=True)]
                 for sink in sinks:
                     sink.write(mirrored)
-                _notice(rows, display)
+                _notice(rows, search.grain.bypassed, display)
         found = _end(folder, display, report=report)
         status = "done"
     except (CriterionError, ReplayError) as error:
@@ -263,12 +263,13 @@ def _mirror(row: Row, reference: Reference) -> dict[str, Any]:
     return {**place, "reference": reference, **{k: row.stored.done[k] for k in shown}}
 
 
-def _notice(rows: Sequence[Row], display: _Display) -> None:
+def _notice(rows: Sequence[Row], bypassed: frozenset[str], display: _Display) -> None:
     for row in rows:
         name = f"seed {row.seed}, {row.variant}, level {row.level}"
         if row.stored.status == "diverged":
             display.say(f"{name}: diverged")
-        dead = [n for n, c in row.stored.done["layers"].items() if c["kept"] == 0]
+        layers = row.stored.done["layers"]
+        dead = [n for n, c in layers.items() if c["kept"] == 0 and n not in bypassed]
         if dead:
             display.say(f"{name}: layer collapse, nothing is left of {', '.join(dead)}")
 

@@ -113,6 +113,7 @@ def prepare(run: Run, raw: Raw) -> Search:
             probes=run.event,
         ),
     )
+    _check_units(search)
     faults = _step_faults(run, search, keep) + _granularity_faults(run, search)
     if faults:
         raise ConfigError(faults)
@@ -249,7 +250,7 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
         )
     if search.learning_rate.warmup > total:
         faults.append(f"warmup: got {root.warmup}, allowed: up to {total}it (train_steps)")
-    for component in (search.finder, *search.baselines.values()):
+    for component in (search.allocation, search.finder, *search.baselines.values()):
         check = getattr(component, "check", None)
         try:
             if check is not None:
@@ -299,14 +300,19 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
     return faults
 
 
-def _granularity_faults(run: Run, search: Search) -> list[str]:
-    """Whether the network has such units, and what they cannot be combined with."""
+def _check_units(search: Search) -> None:
+    """Whether the network has such units; what they go with can only be asked where it has."""
     try:
-        grain = search.grain
+        _ = search.grain
     except ValueError as error:
         text = str(error)
-        return [f"granularity.{text}" if ": got" in text else f"granularity: {text}"]
-    faults = []
+        key = "granularity." if ": got" in text else "granularity: "
+        raise ConfigError([f"{key}{text}"]) from None
+
+
+def _granularity_faults(run: Run, search: Search) -> list[str]:
+    """What the units cannot be combined with."""
+    grain, faults = search.grain, []
     finder = None if search.finder is None else run.specs["finder"]["name"]
     of_units = getattr(search.finder, "of_units", False)
     refusal = getattr(search.finder, "refusal", lambda grain: None)(grain) if of_units else None

@@ -83,7 +83,8 @@ class Allocation(Protocol):
 
     ``layers`` are the types of the layers in ``mask``. ``keep`` is the total
     number of weights to keep, where a target density fixes it; else ``rate``
-    and ``times`` do.
+    and ``times`` do. Where it has ``check(search)``, that is called as a
+    control's is.
     """
 
     def __call__(
@@ -110,7 +111,8 @@ class Grain(Protocol):
     none that may be pruned. ``scored`` are the layers whose weights' scores count.
     ``spending`` is how units are allocated where the run's ``allocation`` was
     chosen; with ``fixed`` the pattern alone says how many are kept.
-    ``weights_per_unit`` is None where it differs from unit to unit.
+    ``weights_per_unit`` is None where it differs from unit to unit. Layers in
+    ``bypassed`` may be empty without the network being cut.
 
     For controls: ``shuffle`` permutes a mask's units, ``draw`` takes as many
     weights by the highest scores of units, each in the same pattern.
@@ -126,6 +128,8 @@ class Grain(Protocol):
     def fixed(self) -> bool: ...
     @property
     def weights_per_unit(self) -> int | None: ...
+    @property
+    def bypassed(self) -> frozenset[str]: ...
 
     def alive(self, mask: Mask) -> Mask: ...
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from analysis.frame import COLUMNS
 from lth.cell import slug
 from lth.paths import conf_dir
 from lth.run import main
+from lth.store.run_folder import locate
 
 TINY = [
     "dataset=synthetic",
@@ -238,18 +240,55 @@ def test_interrupted_it_says_so_and_goes_on_where_it_was(tmp_path: Path) -> None
 
 def test_a_users_own_classes_need_no_registration(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    own = ["model._target_=mine.Net", "model.hidden=7", "criterion._target_=mine.smallest"]
-    result = command("lth.run", *TINY, "seeds=[0]", "baseline=[]", *own, cwd=tmp_path)
+    own = [
+        "model._target_=mine.Net",
+        "model.hidden=7",
+        "criterion._target_=mine.smallest",
+        "allocation._target_=mine.Leave",
+        "allocation.left=9",
+        "baseline=[]",
+        "sink=[console]",
+        "report=false",
+        "baseline.flipped._target_=mine.Flipped",
+        "baseline.flipped.draws=2",
+    ]
+    result = command("lth.run", *TINY, "seeds=[0]", "levels=1", *own, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "mine.Net" in result.stdout and "mine.smallest" in result.stdout
-    wrong = command("lth.run", *TINY, "model._target_=mine.Bare", cwd=tmp_path)
+    (folder,) = (p.parent for p in tmp_path.glob("results/run/*/run.json"))
+    dense, ticket, *flipped = (
+        locate(folder / "seed_000" / place).stored()
+        for place in (
+            "ticket/level_00",
+            "ticket/level_01",
+            "flipped/level_01",
+            "flipped/level_01_draw_1",
+        )
+    )
+    for name, kept in ticket.mask("start").items():
+        size = dense.state("end").weights[name].abs()
+        assert int(kept.sum()) == 9 and size[kept].max() < size[~kept].min()
+        starts = [c.state("start").weights[name] for c in flipped]
+        for control, start in zip(flipped, starts, strict=True):
+            assert torch.equal(control.mask("start")[name], kept)
+            assert torch.equal(start.abs(), ticket.state("start").weights[name].abs())
+        assert not torch.equal(*starts), "each draw has a stream of its own"
+    options = json.loads((folder / "seed_000" / "flipped" / "level_01.json").read_text())["options"]
+    assert options == {"name": "mine.Flipped", "draws": 2}
+    bad = ["model._target_=mine.Bare", "allocation._target_=mine.Leave", "allocation.right=1"]
+    wrong = command("lth.run", *TINY, *bad, cwd=tmp_path)
     assert wrong.returncode == 2
+    assert "error: allocation.right: got 1, allowed: left\n" in wrong.stderr
     assert "allowed: a class that takes input_shape and num_classes" in wrong.stderr
 
 
 MINE = """
+import dataclasses
+
 import torch
 from torch import nn
+
+from lth.mask import keep_top
 
 
 class Net(nn.Module):
@@ -269,6 +308,29 @@ class Bare(nn.Module):
 
 def smallest(history, mask, *, forward, batches, generator):
     return {n: -history.scored.weights[n].abs() for n in mask}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leave:
+    left: int
+
+    def __call__(self, scores, mask, *, layers, rate, times, keep):
+        return {n: keep_top({n: scores[n]}, {n: kept}, self.left)[n] for n, kept in mask.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flipped:
+    draws: int = 1
+    searched = True
+
+    def __call__(self, ticket, *, history, dense_start, fresh, stream, train):
+        start = ticket.start
+        signs = {
+            n: torch.randint(0, 2, w.shape, generator=stream("signs", n)) * 2 - 1
+            for n, w in start.weights.items()
+        }
+        weights = {n: w * signs[n] for n, w in start.weights.items()}
+        return ticket.replace(start=dataclasses.replace(start, weights=weights))
 """
 
 

@@ -76,6 +76,7 @@ class Tiles:
     columns: int
     weights_per_unit: int | None
     fixed: ClassVar[bool] = False
+    bypassed: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def scored(self) -> frozenset[str]:

@@ -59,6 +59,7 @@ class Pattern:
     m: int
     fixed: ClassVar[bool] = True
     weights_per_unit: ClassVar[int | None] = None
+    bypassed: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def scored(self) -> frozenset[str]:

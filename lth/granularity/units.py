@@ -79,6 +79,7 @@ class CoupledUnits:
     reduce: str
     fixed: ClassVar[bool] = False
     weights_per_unit: ClassVar[int | None] = None
+    bypassed: ClassVar[frozenset[str]] = frozenset()
 
     def alive(self, mask: Mask) -> Mask:
         return {n: group.alive(mask) for n, group in self.groups.items()}

@@ -39,6 +39,7 @@ class SingleWeights:
     excluded: frozenset[str]
     fixed: ClassVar[bool] = False
     weights_per_unit: ClassVar[int | None] = 1
+    bypassed: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def scored(self) -> frozenset[str]:

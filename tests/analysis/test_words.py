@@ -95,7 +95,21 @@ def test_granularities_are_told() -> None:
     lines = told(granularity={"name": "Units", "reduce": "mean"})
     assert lines["Pruning schedule"].endswith(" % of the units that are left")
     assert lines["Pruned whole"].endswith("scored by the mean of their weights' scores)")
+    lines = told(granularity={"name": "ResidualBlocks"})
+    assert lines["Pruning schedule"].endswith(" % of the residual blocks that are left")
+    assert lines["Budget over layers"].startswith("all blocks compete")
     assert "Also" not in lines or "granularity" not in lines["Also"]
+
+
+def test_given_densities_are_told() -> None:
+    own = {"name": "Given", "densities": {"*": 0.5, "fc3.weight": 1.0}}
+    lines = told(allocation=own)
+    assert lines["Pruning schedule"] == "at once, to densities that are given"
+    assert lines["Budget over layers"] == (
+        "each layer keeps a given share of its weights (* 50 %, fc3.weight 100 %)"
+    )
+    lines = told(allocation=own, granularity={"name": "Units"})
+    assert lines["Budget over layers"].startswith("each layer keeps a given share of its units (* ")
 
 
 def test_a_component_without_words_is_told_by_name_and_options() -> None:

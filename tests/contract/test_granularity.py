@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import Tensor, nn
 
 from lth import mask as masks
 from lth.baseline.random_mask import RandomMask
@@ -26,6 +27,29 @@ CONTROLS = {
 }
 
 
+class Network(nn.Module):
+    """What every granularity finds units in: even sides, six residual blocks, norms, biases."""
+
+    def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(input_shape[0], 8, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)) for _ in range(6)
+        )
+        self.conv2 = nn.Conv2d(8, 6, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(6)
+        self.fc = nn.Linear(6, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(self.conv1(x)).relu()
+        for branch in self.branches:
+            x = (x + branch(x)).relu()
+        x = self.norm2(self.conv2(x)).relu()
+        output: Tensor = self.fc(x.mean((2, 3)))
+        return output
+
+
 @pytest.fixture(params=FILES, ids=lambda p: p.stem)
 def granularity(request: pytest.FixtureRequest) -> Granularity:
     return instantiate(OmegaConf.load(request.param))  # type: ignore[no-any-return]
@@ -36,6 +60,7 @@ def search(granularity: Granularity, make_search: Any, tiny_task: Any) -> Any:
     task = tiny_task(shape=(4, 6, 6), classes=4)
     return make_search(
         levels=1,
+        model=Network,
         tasks={0: task},
         granularity=granularity,
         baselines=CONTROLS,
@@ -48,6 +73,7 @@ def test_units_are_told_by_tensors_and_expand_to_masks(granularity: Any, search:
     grain = search.grain
     assert isinstance(granularity, Granularity) and isinstance(grain, Grain)
     assert "fc.weight" in grain.excluded
+    assert grain.bypassed <= grain.scored
     dense = masks.full(search.theta_0(0).weights, search.layers)
     alive = grain.alive(dense)
     assert set(alive) == set(grain.layers) and not set(alive) & grain.excluded
@@ -109,6 +135,14 @@ def test_a_step_by_step_search_prunes_as_much(search: Any, make_workshop: Any) -
     assert masks.nested(found[1].training.mask, found[0].training.mask)
 
 
+def falling(mask: Any) -> dict[str, Tensor]:
+    """Scores that fall with the index, so that units rank by theirs, whichever are left."""
+    return {
+        n: 1 / ((1 + i) * torch.arange(1.0, 1 + m.numel())).view(m.shape)
+        for i, (n, m) in enumerate(mask.items())
+    }
+
+
 def test_what_went_in_an_earlier_step_stays_gone(search: Any, make_workshop: Any) -> None:
     """Scores that turn round after the first of two steps bring nothing back."""
     if search.grain.fixed:
@@ -118,15 +152,15 @@ def test_what_went_in_an_earlier_step_stays_gone(search: Any, make_workshop: Any
     def turning(history: Any, mask: Any, **_: Any) -> dict[str, torch.Tensor]:
         calls.append(1)
         sign = -1.0 if len(calls) == 3 else 1.0  # once for the count, then step by step
-        weights = history.initial.weights
-        return {n: sign * weights[n].abs() for n in mask}
+        return {n: sign * s for n, s in falling(mask).items()}
 
     turned = dataclasses.replace(search, criterion=turning, score_steps=2, baselines={})
     _, (ticket,) = turned.run(make_workshop())
     assert len(calls) == 3
     grain = search.grain
     dense = search.dense(0)
-    of_units = grain.score({n: dense.start.weights[n].abs() for n in grain.scored}, dense.mask)
+    scored = {n: m for n, m in dense.mask.items() if n in grain.scored}
+    of_units = grain.score(falling(scored), dense.mask)
     for name, alive in grain.alive(ticket.training.mask).items():
         order = of_units[name].flatten().argsort(descending=True)
         kept = alive.flatten()[order]

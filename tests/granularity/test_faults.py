@@ -31,6 +31,9 @@ def built(*overrides: str) -> Run:
         return build(compose("run", overrides=["device=cpu", "levels=1", "seeds=[0]", *overrides]))
 
 
+RESNET = ("model=resnet_20", "model.width=4")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -56,6 +59,34 @@ def built(*overrides: str) -> Run:
             ["units", "schedule=targets", "schedule.densities=[0.5]"],
             "schedule.densities: got 0.5, allowed: a schedule of rates",
         ),
+        (
+            ["residual_blocks"],
+            "granularity: got residual_blocks, allowed: a network with shortcuts around its "
+            "layers (LeNet300100 has none",
+        ),
+        (
+            ["residual_blocks", "baseline=[smart_ratio]"],
+            "granularity: got residual_blocks, allowed",
+        ),
+        (
+            ["residual_blocks", "model=vgg_11", "dataset=synthetic", "dataset.shape=[1,32,32]"],
+            "gra",
+        ),
+        (["residual_blocks", *RESNET, "exclude=[conv]"], "granularity: no residual block may be"),
+        (
+            ["residual_blocks", *RESNET, "allocation=erk"],
+            "allocation: got ErdosRenyi, allowed: one",
+        ),
+        (
+            ["residual_blocks", *RESNET, "allocation.rates={conv:0.1}"],
+            "allocation.rates: got 'conv', allowed: a layer type (block)",
+        ),
+        (
+            ["residual_blocks", *RESNET, "schedule=targets", "schedule.densities=[0.5]"],
+            "schedule.densities: got 0.5, allowed: a schedule of rates",
+        ),
+        (["residual_blocks", *RESNET, "finder=rigl"], "finder: got DynamicSparse, allowed: null"),
+        (["residual_blocks", *RESNET], None),
         (["n_m", "model=conv_2", "exclude=[linear]"], None),
         (["n_m", "allocation=erk"], None),
     ],
@@ -68,6 +99,7 @@ def test_what_does_not_go_together_is_refused(overrides: list[str], message: str
     with pytest.raises(ConfigError) as caught:
         searched(*options)
     assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
 def test_layers_that_stay_whole_are_said() -> None:
@@ -82,8 +114,8 @@ def test_layers_that_stay_whole_are_said() -> None:
 def test_only_another_granularity_is_another_run() -> None:
     plain = built().run_id
     assert built("granularity=weights").run_id == built("~granularity").run_id == plain
-    ids = {built(f"granularity={n}").run_id for n in ("n_m", "blocks", "units")}
-    assert len(ids | {plain}) == 4
+    ids = {built(f"granularity={n}").run_id for n in ("n_m", "blocks", "units", "residual_blocks")}
+    assert len(ids | {plain}) == 5
 
 
 def test_a_configuration_from_before_the_key_was_known_is_built() -> None:
