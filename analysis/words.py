@@ -55,7 +55,7 @@ VARIANTS = {
     "set": "the training whose mask moved, growing weights at random",
     "gradual": "the training that was pruned on its way",
     "early_bird": "the training that ran until its mask stood still",
-    "evolve": "the last of the short trainings, under the best layer densities",
+    "evolve": "the short training whose layer densities won",
     "early_bird_channels": "the training that ran until its channels stood still",
     "static": "the mask that a moving one began with, kept as it was",
 }

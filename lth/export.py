@@ -128,8 +128,8 @@ def open_ticket(path: str, *, when: str = "end", data_dir: str | None = None) ->
     for key, now in (("task", dict(task.spec)), ("model", spec(run.model))):
         if canonical(now) != canonical(stored.spec[key]):
             raise ConfigError(
-                [f"TICKET: got {path!r}, whose {key} is not the one that it was trained with "
-                 f"({canonical(now)} now, {canonical(stored.spec[key])} then)"]
+                [f"TICKET: got {path!r}, whose {key} is {canonical(stored.spec[key])}, "
+                 f"allowed: one of its run's {key}, which is {canonical(now)} now"]
             )  # fmt: skip
     return Opened(
         stored=stored,

@@ -289,7 +289,9 @@ def test_other_data_are_noticed(folder: RunFolder, monkeypatch: pytest.MonkeyPat
         return dataclasses.replace(read(run), y_test=read(run).y_test.flip(0))
 
     monkeypatch.setattr(export, "read_data", other)
-    with pytest.raises(export.ConfigError, match="whose task is not the one"):
+    with pytest.raises(
+        export.ConfigError, match="whose task is .*, allowed: one of its run's task"
+    ):
         export.open_ticket(str(ticket(folder)))
 
 
