@@ -21,7 +21,10 @@ NAMES = {
     "PyTorch": "PyTorch's default",
     "SignedConstant": "signed constants",
     "DynamicSparse": "dynamic sparse training (weights drop out and grow back)",
+    "MovementSanh": "movement",
     "EarlyBird": "early-bird tickets",
+    "EarlyBirdChannels": "early-bird tickets of channels",
+    "Evolve": "evolved layer densities",
     "EdgePopup": "edge-popup (scores are trained, weights never)",
     "Supermask": "supermasks (chances are trained, weights never)",
     "Gradual": "gradual pruning within one training",
@@ -48,8 +51,18 @@ VARIANTS = {
     "reshuffled_weights": "the ticket's start values, shuffled among its weights layer by layer",
     "constant_sign": "the ticket's signs, all weights of a layer equally large",
     "sparse_reinit": "the ticket's mask with fresh weights scaled to its sparse units",
+    "rigl": "the training whose mask moved, growing weights by their gradients",
+    "set": "the training whose mask moved, growing weights at random",
+    "gradual": "the training that was pruned on its way",
+    "early_bird": "the training that ran until its mask stood still",
+    "evolve": "the short training whose layer densities won",
     "early_bird_channels": "the training that ran until its channels stood still",
     "static": "the mask that a moving one began with, kept as it was",
+}
+
+FILLS = {
+    "initial": "frozen at their initial values, not at 0",
+    "by_movement": "frozen at their initial values if their magnitude did not fall, else at 0",
 }
 
 
@@ -101,10 +114,13 @@ def paragraph(config: Config) -> str:
     level = f"Level 1 is {parts.get('Ticket')}"
     if not config.get("ticket"):
         level = f"Each level prunes {parts['Pruning schedule']}: {parts['Budget over layers']}"
-    return (
-        f"{_capital(parts['Training'])}, by {parts['Optimizer']}. {level}. {parts['Rewinding']}. "
-        f"{parts['Endpoint']}."
-    )
+    text = f"{_capital(parts['Training'])}, by {parts['Optimizer']}. {level}."
+    if "Pruned weights" in parts:
+        text += f" Pruned weights are {parts['Pruned weights']}."
+    text += f" {parts['Rewinding']}."
+    if "Teacher" in parts:
+        text += f" From level 1 on the networks also learn from {parts['Teacher']}."
+    return f"{text} {parts['Endpoint']}."
 
 
 def describe(config: Config) -> list[tuple[str, str]]:
@@ -117,6 +133,7 @@ def describe(config: Config) -> list[tuple[str, str]]:
         ("Optimizer", _optimizer(config)),
         *_pruning(config),
         ("Rewinding", _rewinding(config)),
+        *_teacher(config),
         ("Endpoint", _endpoint(config)),
     ]
     if config.get("finder"):
@@ -134,6 +151,7 @@ def describe(config: Config) -> list[tuple[str, str]]:
         "warmup",
         "rewind_step",
     }
+    told |= {"distillation", *(["fill"] if config.get("fill") in FILLS else [])}
     told |= {"eval_every", "endpoint", "verdict_against", "verdict_density"}
     rest = [f"{k} = {_value(v)}" for k, v in sorted(config.items()) if k not in told]
     return [*rows, ("Also", ", ".join(rest))] if rest else rows
@@ -153,17 +171,29 @@ def steps(text: Any) -> str:
 
 
 def _pruning(config: Config) -> list[tuple[str, str]]:
-    """How masks are made, or what was brought in instead."""
-    ticket = brought(config)
+    """How masks are made, or what was brought in instead; what pruned weights hold."""
+    ticket, fill = brought(config), config.get("fill")
+    filled = [("Pruned weights", FILLS[fill])] if fill in FILLS else []
     if ticket is None:
         return [
             ("Scores", _with_options(config["criterion"])),
             ("Pruning schedule", _schedule(config)),
             ("Budget over layers", _allocation(config)),
+            *filled,
         ]
     names = {"mask": "the mask", "start": "the values"}
     parts = [name for key, name in names.items() if key in ticket]
-    return [("Ticket", f"{' and '.join(parts)} of a ticket of another run")]
+    return [("Ticket", f"{' and '.join(parts)} of a ticket of another run"), *filled]
+
+
+def _teacher(config: Config) -> list[tuple[str, str]]:
+    """Whose outputs are part of the loss, and how much."""
+    own = config.get("distillation")
+    if not own or not own.get("teacher"):
+        return []
+    who = "the dense network" if own["teacher"] == "dense" else "a stored network"
+    weight, heat = (_value(own[key]) for key in ("weight", "temperature"))
+    return [("Teacher", f"{who} (distillation, weight {weight}, temperature {heat})")]
 
 
 def brought(config: Config) -> Config | None:

@@ -26,10 +26,13 @@ def faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list[str]:
 
     def need(ok: bool, key: str, value: Any, allowed: str) -> None:
         if not ok:
-            found.append(f"{key}: got {value!r}, allowed: {allowed} (with ticket.source)")
+            got = "nothing" if value is None else repr(value)
+            found.append(f"{key}: got {got}, allowed: {allowed} (with ticket.source)")
 
     combine, mask, weights = ticket["combine"], ticket["mask"], ticket["weights"]
     need(combine in (None, *COMBINATIONS), "ticket.combine", combine, ", ".join(COMBINATIONS))
+    if found:  # what else is needed depends on it
+        return found
     need(combine is None or mask, "ticket.mask", mask, "true (masks are combined)")
     several, example = combine not in (None, "complement"), "RUN/seed_000/ticket/level_07"
     what = "a list of two tickets or more such as" if several else "a ticket such as"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -206,6 +206,13 @@ class Workshop:
 
     def _replay(self, training: Training, old: Stored, watch: Watch) -> Stored:
         """Run a stored Training again to record what was not recorded the first time."""
+        states, first = _missing_states(old, watch), training.first_step
+        if states == {str(first)} and not (
+            _lacks_rows(old, watch) or watch.keep_optimizer or training.events
+        ):
+            # Where it began is known without training.
+            start = replace(training.start, step=first, optimizer=None)
+            return self.store.amend(old, {str(first): start})
         numerics = self.engine.numerics(self.runtime, training)
         differing = [
             f"{k} {old.done['numerics'].get(k)} then, {v} now"
@@ -217,7 +224,6 @@ class Workshop:
                 f"Training {training.id[:12]} did not record what is asked for now, and cannot be "
                 f"replayed bit for bit: {'; '.join(differing)}"
             )
-        states = _missing_states(old, watch)
         if _lacks_rows(old, watch) or not all(s.isdigit() for s in states):
             return self._replay_whole(training, old, watch)
         steps = frozenset(int(s) for s in states)

@@ -23,7 +23,10 @@ class WriteError(Exception):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """What is written: a module in eval mode, its mask, and two examples."""
+    """What is written: a module in eval mode, its mask, and two examples.
+
+    Of a module without the units that were pruned, the mask is that of the whole one.
+    """
 
     module: nn.Module
     mask: Mask
@@ -36,13 +39,22 @@ class Format:
 
     ``load`` gives the forward pass of what the file holds. ``tolerance`` is the
     largest error of a logit, relative to the largest logit (or to 1), that is
-    still the same network. ``needs`` names what has to be installed.
+    still the same network. ``needs`` names what has to be installed, ``imports``
+    what is not the network's own memory.
+
+    With ``cuts`` whole units that were pruned are left out of what is written;
+    with ``only_units`` no other mask is written. ``suffix`` is how a file's name
+    has to end.
     """
 
     write: Callable[[Network, Path], None]
     load: Callable[[Path, Blank], Forward]
     tolerance: float
     needs: Sequence[str] = ()
+    imports: Sequence[str] = ()
+    cuts: bool = False
+    only_units: bool = False
+    suffix: str = ""
 
 
 def write_state_dict(network: Network, path: Path) -> None:
@@ -95,6 +107,39 @@ def load_onnx(path: Path, blank: Blank) -> Forward:
     return lambda x: torch.from_numpy(session.run(["logits"], {"x": x.numpy()})[0])
 
 
+def write_program(network: Network, path: Path) -> None:
+    """A ``torch.export`` program with a free batch size: code and values, no class of anyone's.
+
+    ``torch.export.load(path).module()`` computes it where only torch is installed.
+    """
+    example = torch.zeros_like(network.examples)  # it is stored, and data have no place there
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                network.module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+            )
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise WriteError(f"torch.export cannot follow this network: {first}") from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    with path.open("wb") as file:
+        torch.export.save(program, file)
+
+
+def load_program(path: Path, blank: Blank) -> Forward:
+    """The program alone: no class of this package has a part in it."""
+    with path.open("rb") as file:
+        module = torch.export.load(file).module()
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            output: Tensor = module(x)
+        return output
+
+    return forward
+
+
 FORMATS: Mapping[str, Format] = {
     "state_dict": Format(write=write_state_dict, load=load_state_dict, tolerance=0.0),
     "onnx": Format(
@@ -102,6 +147,17 @@ FORMATS: Mapping[str, Format] = {
         load=load_onnx,
         tolerance=1e-4,
         needs=("onnx", "onnxscript", "onnxruntime"),
+        imports=("onnxruntime",),
+        cuts=True,
+    ),
+    "smaller": Format(
+        write=write_program,
+        load=load_program,
+        tolerance=1e-4,
+        imports=("torch._dynamo", "torch._inductor.compile_fx"),  # torch's own, all of it
+        cuts=True,
+        only_units=True,
+        suffix=".pt2",
     ),
 }
 """What ``lth.export --to`` offers."""

@@ -1,7 +1,8 @@
-"""``python -m lth.export RUN/seed_000/ticket/level_07 --to state_dict|onnx --out PATH``.
+"""``python -m lth.export RUN/seed_000/ticket/level_07 --to state_dict|onnx|smaller --out PATH``.
 
-Takes a ticket out of a store: a plain PyTorch state dict, or an ONNX file, with
-a JSON beside it that says what it is. What was written is read back and held
+Takes a ticket out of a store: a plain PyTorch state dict, an ONNX file, or a
+program of the physically smaller network (tickets of whole units), with a JSON
+beside it that says what it is. What was written is read back and held
 against the ticket on the test data, and measured beside the dense network.
 """
 
@@ -29,6 +30,7 @@ from lth.deploy import FORMATS, Format, Network, WriteError
 from lth.footprint import Forward, latencies, memory
 from lth.mask import density
 from lth.prepare import read_data
+from lth.smaller import smaller
 from lth.spec import canonical, spec
 from lth.store.files import write_atomically
 from lth.store.run_folder import Place, Reference, RunFolder, locate, runs
@@ -72,6 +74,24 @@ class Opened:
                 own.copy_(values[name])
         return module.eval()
 
+    @property
+    def of_units(self) -> bool:
+        """Whether whole units were pruned and hold nothing, so that they can be left out."""
+        return not self.filled and any(m.ndim < 2 for m in self.mask.values())
+
+    @property
+    def filled(self) -> bool:
+        """Whether pruned weights hold values that are not 0."""
+        return "fill" in self.stored.spec
+
+    def smaller(self) -> nn.Module:
+        """The network without the units that were pruned, in eval mode.
+
+        ValueError where there is no such network.
+        """
+        shape = self.task.input_shape
+        return smaller(self.module(), self.state, self.mask, input_shape=shape).eval()
+
 
 def open_ticket(path: str, *, when: str = "end", data_dir: str | None = None) -> Opened:
     """Find a ticket, and rebuild its model and its data from what its run noted.
@@ -108,8 +128,8 @@ def open_ticket(path: str, *, when: str = "end", data_dir: str | None = None) ->
     for key, now in (("task", dict(task.spec)), ("model", spec(run.model))):
         if canonical(now) != canonical(stored.spec[key]):
             raise ConfigError(
-                [f"TICKET: got {path!r}, whose {key} is not the one that it was trained with "
-                 f"({canonical(now)} now, {canonical(stored.spec[key])} then)"]
+                [f"TICKET: got {path!r}, whose {key} is {canonical(stored.spec[key])}, "
+                 f"allowed: one of its run's {key}, which is {canonical(now)} now"]
             )  # fmt: skip
     return Opened(
         stored=stored,
@@ -153,12 +173,14 @@ def export(opened: Opened, to: str, out: Path) -> list[str]:
     DifferentError where the file does not compute what the ticket does: nothing is left then.
     """
     form, module, test = FORMATS[to], opened.module(), opened.task.test
+    small = _smaller(opened, to)
     examples = test.gather(torch.arange(2))[0]
     dense = build_model(opened.run.model, opened.task, generator("dense")).eval()
     full = {n: torch.ones_like(m) for n, m in opened.mask.items()}
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         file, other = Path(folder) / "ticket", Path(folder) / "dense"
-        form.write(Network(module=module, mask=opened.mask, examples=examples), file)
+        part = Network(module=small or module, mask=opened.mask, examples=examples)
+        form.write(part, file)
         form.write(Network(module=dense, mask=full, examples=examples), other)
         own, written = logits(module, test), logits(form.load(file, opened.blank()), test)
         error, same = float((written - own).abs().max()), _same(written, own)
@@ -173,6 +195,8 @@ def export(opened: Opened, to: str, out: Path) -> list[str]:
         os.replace(file, out)
     note = out.with_name(f"{out.name}.json")
     facts = {"format": to, **describe(opened)}
+    if small is not None:
+        facts["shapes"] = {n: list(p.shape) for n, p in small.named_parameters()}
     write_atomically(note, (json.dumps(facts, indent=1) + "\n").encode())
     reference = opened.reference
     return [
@@ -182,9 +206,35 @@ def export(opened: Opened, to: str, out: Path) -> list[str]:
         f"  check      {check}",
         *_as_trained(opened, own),
         *costs,
-        "  note       pruned weights are written as zeros: unstructured sparsity shrinks neither "
-        "the file nor the latency",
+        f"  note       {_note(opened, module, small)}",
     ]
+
+
+def _smaller(opened: Opened, to: str) -> nn.Module | None:
+    """The network without its pruned units, where the format leaves them out."""
+    form = FORMATS[to]
+    if not form.only_units and not (form.cuts and opened.of_units):
+        return None
+    try:
+        return opened.smaller()
+    except ValueError as error:
+        cut = "cuts" if opened.of_units else "only_units"
+        others = ", ".join(n for n, f in FORMATS.items() if not getattr(f, cut))
+        raise ConfigError([f"--to: got {to}, allowed: {others} ({error})"]) from None
+
+
+def _note(opened: Opened, module: nn.Module, small: nn.Module | None) -> str:
+    if small is not None:
+        whole, left = (sum(p.numel() for p in m.parameters()) for m in (module, small))
+        return f"pruned units are left out: {left:,} of {whole:,} parameters are in the file"
+    if opened.of_units:
+        return "pruned units are written as zeros; --to smaller or onnx leaves them out"
+    if opened.filled:
+        return "pruned weights hold what the run's fill gave them, which shrinks nothing"
+    return (
+        "pruned weights are written as zeros: unstructured sparsity shrinks neither the file nor "
+        "the latency"
+    )
 
 
 def _costs(form: Format, files: Sequence[Path], opened: Opened, examples: Tensor) -> list[str]:
@@ -193,7 +243,7 @@ def _costs(form: Format, files: Sequence[Path], opened: Opened, examples: Tensor
     loads = [partial(form.load, path, opened.blank()) for path in files]
     sizes = [path.stat().st_size for path in files]
     times = latencies([load() for load in loads], one)
-    grown = [memory(load, one, imports=form.needs) for load in loads]
+    grown = [memory(load, one, imports=form.imports) for load in loads]
     return [
         _pair("file", map(_bytes, sizes)),
         _pair("latency", map(_time, times), "one example, median, CPU, 1 thread"),
@@ -297,6 +347,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _ready(to: str, out: Path) -> None:
     if not out.parent.is_dir() or out.is_dir():
         raise ConfigError([f"--out: got {str(out)!r}, allowed: a file in a folder that exists"])
+    suffix = FORMATS[to].suffix
+    if not out.name.endswith(suffix):
+        raise ConfigError([f"--out: got {str(out)!r}, allowed: a name that ends in {suffix}"])
     missing = _missing(FORMATS[to])
     if missing:
         here = ", ".join(name for name, form in FORMATS.items() if not _missing(form))

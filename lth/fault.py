@@ -10,6 +10,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from lth.config import RunConfig
+from lth.paths import conf_dir
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> list[str]:
@@ -32,8 +33,10 @@ def _missing(error: MissingConfigException, overrides: Sequence[str]) -> str:
     path = error.missing_cfg_file or ""
     path = path if isinstance(path, str) else ", ".join(path)
     group, _, name = path.rpartition("/")
-    if error.options:
-        options = sorted(error.options)
+    # Of a name in a list Hydra does not say what there is.
+    files = (conf_dir() / group).glob("*.yaml") if group else ()
+    options = sorted(error.options or (file.stem for file in files))
+    if options:
         return f"{group}: got {name!r}, allowed: {', '.join(options)}{_close(name, options)}"
     known = [f.name for f in dataclasses.fields(RunConfig)]
     return f"{group or path}: got {name!r}, allowed: {', '.join(known)}{_close(group, known)}"

@@ -40,9 +40,11 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
     task = search.tasks[search.seeds[0]]
     start = search.theta_0(search.seeds[0])
     weights = sum(start.weights[n].numel() for n in search.layers)
-    last = ""
-    if weights <= SIMULATED and search.levels:
-        last = f" (density 1 to {ladder(search, search.levels)[-1]:.3g})"
+    last, exact = "", search.grain.weights_per_unit is not None
+    densities = ladder(search, search.levels) if weights <= SIMULATED else []
+    if search.levels and densities:
+        about = "" if exact else "about "
+        last = f" (density 1 to {about}{densities[-1]:.3g})"
     controls = ", ".join(search.baselines) or "none"
     where = f"{run.runtime.torch_device.type}"
     if where == "cpu":
@@ -63,7 +65,8 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
         f"{stored} stored, {missing} to do, about {duration(seconds)} on {where}",
         f"  engine     {_engine(run, search)}",
         f"  verdict    {TICKET} against {run.root.verdict_against} at {run.root.endpoint}, "
-        f"mean over levels with density {_percent(run.root.verdict_density)}",
+        f"mean over levels with density {_percent(run.root.verdict_density)}"
+        f"{_no_verdict(run, search, densities if exact else [])}",
         f"  store      {folder.path}",
     ]
     return Plan(text=text, trainings=total, stored=stored, seconds=seconds)
@@ -97,8 +100,9 @@ def _units(search: Search) -> list[str]:
     alive = grain.alive(search.dense(search.seeds[0]).mask)
     name = type(search.granularity).__module__.rpartition(".")[2]
     options = "".join(f" {k}={v}" for k, v in vars(search.granularity).items())
-    whole = ", ".join(n for n in search.layers if n in grain.excluded) or "none"
-    return [f"  units      {masks.size(alive):,} ({name}{options}); of layers not pruned: {whole}"]
+    whole = ", ".join(n for n in search.layers if n in grain.excluded)
+    kept = f"; not pruned are those of {whole}" if whole else ""
+    return [f"  units      {masks.size(alive):,} ({name}{options}){kept}"]
 
 
 def _engine(run: Run, search: Search) -> str:
@@ -108,6 +112,17 @@ def _engine(run: Run, search: Search) -> str:
         return str(run.engine.numerics(run.runtime, search.dense(seed))["engine"])
     first, later = (choose(t, run.runtime)[1] for t in (search.dense(seed), search.typical(seed)))
     return str(first) if first == later else f"{first} for level 0, then {later}"
+
+
+def _no_verdict(run: Run, search: Search, densities: list[float]) -> str:
+    """What a verdict is going to lack, as far as that is known (``densities`` may not be)."""
+    against, (low, high) = run.root.verdict_against, run.root.verdict_density
+    if against not in search.baselines:
+        return f" ({against} is not among these controls)"
+    levels = [d for level, d in enumerate(densities) if level and search.has_controls(level)]
+    if densities and not any(low <= d <= high for d in levels):
+        return " (no level has)"
+    return ""
 
 
 def _names(run: Run) -> str:

@@ -51,7 +51,7 @@ def smaller(
 
 
 def _check(mask: Mask, units: Mask) -> None:
-    for name in {*mask, *units}:
+    for name in {**mask, **units}:
         whole = torch.ones_like(mask[name] if name in mask else units[name])
         if not torch.equal(mask.get(name, whole), units.get(name, whole)):
             raise ValueError(f"mask: got single weights of {name}, allowed: whole units")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from lth.complete import ReplayError, Watch, Workshop
 from lth.event.checkpoint import Interval
@@ -112,6 +113,28 @@ def test_what_was_not_recorded_is_replayed_bit_for_bit(
     (at_once,) = make_workshop().complete([dense], watch)
     assert lasting(later) == lasting(at_once)
     assert trained == []
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_where_a_training_began_is_kept_without_a_replay(
+    first: int, make_search: Any, make_workshop: Any
+) -> None:
+    dense, watch = make_search().dense(0), Watch(keep=frozenset({first}))
+    other = {n: w + 1 for n, w in dense.start.weights.items()}
+    mask = {n: torch.rand(m.shape) < 0.5 for n, m in dense.mask.items()}
+    ticket = dense.replace(first_step=first, mask=mask, fill={n: other[n] for n in mask})
+    store, said = MemoryStore(), list[str]()
+    make_workshop(store=store).complete([ticket])
+    # Even under other numerics: nothing is computed.
+    two = Runtime(device="cpu", num_threads=2)
+    workshop = make_workshop(store=store, runtime=two, say=said.append)
+    (later,) = workshop.complete([ticket], watch)
+    (at_once,) = make_workshop().complete([ticket], watch)
+    assert lasting(later) == lasting(at_once) and said == []
+    state = later.state(first)
+    assert state.step == first and state.optimizer is None
+    for name, value in ticket.start.weights.items():
+        assert torch.equal(state.weights[name], value)
 
 
 def test_a_replay_under_other_numerics_is_refused(make_search: Any, make_workshop: Any) -> None:

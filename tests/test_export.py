@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +42,25 @@ TINY = [
 ]
 
 
+def conducted(root: Path, *options: str) -> RunFolder:
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        run = build(compose("run", overrides=[*TINY, *options, f"store.root={root}"]))
+    return RunFolder(root, conduct(run, None, report=False))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of one seed and one level on a convolutional network."""
-    root = tmp_path_factory.mktemp("export") / "results"
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        run = build(compose("run", overrides=[*TINY, f"store.root={root}"]))
-    return RunFolder(root, conduct(run, None, report=False))
+    return conducted(tmp_path_factory.mktemp("export") / "results")
+
+
+@pytest.fixture(scope="module")
+def of_units(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Half of the neurons of LeNet-300-100 are pruned."""
+    pytest.importorskip("torch_pruning")
+    root = tmp_path_factory.mktemp("units") / "results"
+    return conducted(root, "model=lenet_300_100", "granularity=units", "schedule.rate=0.5")
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +123,91 @@ def test_onnx_is_checked_and_takes_any_batch(
         torch.testing.assert_close(torch.as_tensor(got), opened.module()(x).detach())
 
 
+def test_a_smaller_network_is_loaded_without_this_package(
+    of_units: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "ticket.pt2"
+    assert export.main([str(ticket(of_units)), "--to", "smaller", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "same class for 128 of 128" in text
+    # 64 -> 150 -> 50 -> 4 of 64 -> 300 -> 100 -> 4, with biases.
+    assert "pruned units are left out: 17,504 of 50,004 parameters are in the file" in text
+    assert 4 * 17_504 < out.stat().st_size < 4 * 25_000
+    facts = json.loads((tmp_path / "ticket.pt2.json").read_text())
+    assert facts["format"] == "smaller" and facts["shapes"]["fc2.weight"] == [50, 150]
+    opened = export.open_ticket(str(ticket(of_units)))
+    x = opened.task.test.gather(torch.arange(128))[0]
+    torch.save(x, tmp_path / "x.pt")
+    code = (
+        "import sys; sys.modules['lth'] = None; import torch; "
+        "net = torch.export.load('ticket.pt2').module(); x = torch.load('x.pt'); "
+        "torch.save([net(x), net(x[:1])], 'y.pt')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    own, (many, one) = opened.module()(x), torch.load(tmp_path / "y.pt")
+    torch.testing.assert_close(many, own)
+    torch.testing.assert_close(one, own[:1])
+    # No path of this machine and no example is in the file.
+    content = out.read_bytes()
+    assert str(Path(export.__file__).parents[1]).encode() not in content
+    assert x[:2].numpy().tobytes() not in content
+
+
+def test_a_residual_network_with_batch_norms_becomes_smaller(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch_pruning")
+    options = ["model=resnet_20", "model.width=4", "granularity=units", "schedule.rate=0.5"]
+    run = conducted(tmp_path / "results", *options)
+    opened = export.open_ticket(str(ticket(run)))
+    assert opened.of_units
+    small, whole = opened.smaller(), opened.module()
+    x = opened.task.test.gather(torch.arange(128))[0]
+    y, own = small(x), whole(x)
+    torch.testing.assert_close(y, own)
+    assert torch.equal(y.argmax(1), own.argmax(1))
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (whole, small))
+    assert after < 0.5 * before
+    assert list(small.get_buffer("bn1.running_mean").shape) == [
+        small.get_parameter("conv1.weight").shape[0]
+    ]
+
+
+def test_onnx_leaves_pruned_units_out(
+    of_units: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in FORMATS["onnx"].needs:
+        pytest.importorskip(name)
+    out = tmp_path / "ticket.onnx"
+    assert export.main([str(ticket(of_units)), "--to", "onnx", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "same class for 128 of 128" in text and "17,504 of 50,004 parameters" in text
+    assert 4 * 17_504 < out.stat().st_size < 4 * 25_000
+    shapes = json.loads((tmp_path / "ticket.onnx.json").read_text())["shapes"]
+    assert shapes["fc3.weight"] == [4, 50]
+
+
+def test_a_state_dict_of_units_is_the_whole_network(
+    of_units: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "ticket.pt"
+    assert export.main([str(ticket(of_units)), "--to", "state_dict", "--out", str(out)]) == 0
+    assert "pruned units are written as zeros; --to smaller or onnx" in capsys.readouterr().out
+    assert torch.load(out, weights_only=True)["fc1.weight"].shape == (300, 64)
+    assert "shapes" not in json.loads((tmp_path / "ticket.pt.json").read_text())
+
+
+def test_pruned_weights_that_are_filled_are_not_called_zeros(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = conducted(tmp_path / "results", "model=lenet_300_100", "fill=initial")
+    out = tmp_path / "x.pt"
+    assert export.main([str(ticket(run)), "--out", str(out), "--to", "state_dict"]) == 0
+    text = capsys.readouterr().out
+    assert "note       pruned weights hold what the run's fill gave them" in text
+    assert bool((torch.load(out, weights_only=True)["fc1.weight"] != 0).all())
+
+
 def test_every_format_needs_what_the_extra_installs() -> None:
     text = Path(export.__file__).parents[1].joinpath("pyproject.toml").read_text()
     (extra,) = [line for line in text.splitlines() if line.startswith("deploy = ")]
@@ -142,7 +240,8 @@ def test_a_file_that_is_not_the_ticket_is_not_written(
     [
         ({"ticket": "nothing/at/all"}, "TICKET: got 'nothing/at/all', allowed: a ticket of a run"),
         ({"--state": "early_stop"}, "--state: got 'early_stop', allowed: a state that is stored"),
-        ({"--to": "smaller"}, "argument --to: invalid choice: 'smaller'"),
+        ({"--to": "tflite"}, "argument --to: invalid choice: 'tflite'"),
+        ({"--to": "smaller"}, "--out: got "),
         ({"--out": "no/folder/x.pt"}, "--out: got 'no/folder/x.pt', allowed: a file in a folder"),
         ({"--to": "onnx"}, "--to: got onnx, which needs onnx, onnxscript, onnxruntime (pip"),
     ],
@@ -169,6 +268,20 @@ def test_faults_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_single_weights_do_not_make_a_smaller_network(
+    folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch_pruning")
+    out = str(tmp_path / "x.pt2")
+    assert export.main([str(ticket(folder)), "--to", "smaller", "--out", out]) == 2
+    said = capsys.readouterr()
+    assert said.err == (
+        "--to: got smaller, allowed: state_dict, onnx "
+        "(mask: got single weights of conv1.weight, allowed: whole units)\n"
+    )
+    assert said.out == "" and list(tmp_path.iterdir()) == []
+
+
 def test_other_data_are_noticed(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     read = export.read_data
 
@@ -176,7 +289,9 @@ def test_other_data_are_noticed(folder: RunFolder, monkeypatch: pytest.MonkeyPat
         return dataclasses.replace(read(run), y_test=read(run).y_test.flip(0))
 
     monkeypatch.setattr(export, "read_data", other)
-    with pytest.raises(export.ConfigError, match="whose task is not the one"):
+    with pytest.raises(
+        export.ConfigError, match="whose task is .*, allowed: one of its run's task"
+    ):
         export.open_ticket(str(ticket(folder)))
 
 

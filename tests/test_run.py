@@ -166,6 +166,13 @@ FAULTS = [
         "rewind=finetune rewind.updates=100it rewind_step=100it prune_at=400it",
         "prune_at: got 400it, allowed: 100it to 200it, end or early_stop",
     ),
+    (
+        "finder=rigl train_steps=100it",
+        "finder.every: got 100it, allowed: below 75it (the mask moves until 0.75 of 100 updates)",
+    ),
+    ("finder=set rewind_step=900it", "finder.every: got 100it, allowed: below 75it"),
+    ("baseline=[sham,smart_ratios]", "baseline: got 'smart_ratios', allowed: constant_sign, corr"),
+    ("event=[zz]", "event: got 'zz', allowed: dead_units, gradient_norm"),
     ("finder=set baseline=[corrupted_task]", "finder: got set, allowed: null (with baseline"),
     ("baseline=[late_mask_early_weights]", "weights: got 'init' with mask=ticket, allowed: end"),
     ("verdict_against=reinit", "verdict_against: got 'reinit', allowed: random_reinit, shuffled"),

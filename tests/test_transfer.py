@@ -507,7 +507,7 @@ def test_a_complement_and_combinations_by_seed(
     [
         (["ticket.combine=sum"], "ticket.combine: got 'sum', allowed: union, intersection, "),
         (["ticket.combine=union"], "ticket.source: got '"),
-        (["ticket.combine=complement"], "ticket.start_from: got None, allowed: the ticket that"),
+        (["ticket.combine=complement"], "ticket.start_from: got nothing, allowed: the ticket that"),
         (
             ["ticket.combine=complement", "ticket.mask=false", "ticket.start_from=a"],
             "ticket.mask: got False, allowed: true (masks are combined)",
@@ -522,6 +522,12 @@ def test_what_cannot_be_combined_is_refused(
     with pytest.raises(ConfigError) as raised:
         brought(*overrides)
     assert any(f.startswith(fault) for f in raised.value.faults), raised.value.faults
+
+
+def test_an_unknown_combination_is_one_fault(brought: Callable[..., Run]) -> None:
+    with pytest.raises(ConfigError) as raised:
+        brought("ticket.combine=sum")
+    assert len(raised.value.faults) == 1
 
 
 def test_nothing_left_is_refused(source: RunFolder, brought: Callable[..., Run]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from lth.store.stored import Stored
 from lth.stream import generator
 from lth.training import Training
 from lth.types import Mask, TrainState
+
+if TYPE_CHECKING:
+    from lth.search import Search
 
 GROWTHS = ("gradient", "random")
 STATIC = "static"
@@ -45,6 +49,17 @@ class DynamicSparse:
             raise ValueError(f"fraction: got {self.fraction}, allowed: 0 < fraction <= 1")
         if not 0 < self.until <= 1:
             raise ValueError(f"until: got {self.until}, allowed: 0 < until <= 1 (of the training)")
+
+    def check(self, search: Search) -> None:
+        """A mask that would never move is no finding."""
+        updates = search.train_steps - search.rewind_step
+        every = Step.parse(self.every).updates(search.tasks[search.seeds[0]].updates_per_epoch)
+        end = min(math.ceil(self.until * updates), updates)
+        if every >= end:
+            raise ValueError(
+                f"finder.every: got {self.every}, allowed: below {end}it (the mask moves until "
+                f"{self.until:g} of {updates} updates)"
+            )
 
     @property
     def variants(self) -> Sequence[str]:

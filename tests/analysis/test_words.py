@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from analysis import words
+from lth.paths import conf_dir
 
 CONFIG: dict[str, Any] = {
     "allocation": {"name": "Layerwise"},
@@ -110,6 +111,29 @@ def test_given_densities_are_told() -> None:
     )
     lines = told(allocation=own, granularity={"name": "Units"})
     assert lines["Budget over layers"].startswith("each layer keeps a given share of its units (* ")
+
+
+def test_what_pruned_weights_hold_and_who_teaches_are_told() -> None:
+    assert not {"Pruned weights", "Teacher"} & told().keys()
+    teacher = {"teacher": "dense", "temperature": 4, "weight": 0.9}
+    changes = {"fill": "initial", "distillation": teacher}
+    lines = told(**changes)
+    assert lines["Pruned weights"] == "frozen at their initial values, not at 0"
+    assert lines["Teacher"] == "the dense network (distillation, weight 0.9, temperature 4)"
+    assert "Also" not in lines
+    text = words.paragraph({**CONFIG, **changes})
+    assert "Pruned weights are frozen at their initial values, not at 0. What survives" in text
+    assert "the networks also learn from the dense network" in text
+    stored = told(distillation={**teacher, "teacher": "0123abcd"})
+    assert stored["Teacher"].startswith("a stored network (")
+
+
+def test_every_control_and_every_finder_has_words() -> None:
+    conf = conf_dir()
+    for file in conf.glob("baseline/*.yaml"):
+        assert words.variant(file.stem, CONFIG) != "a control of its own name", file.stem
+    for file in conf.glob("finder/*.yaml"):
+        assert file.stem in words.VARIANTS, file.stem
 
 
 def test_a_component_without_words_is_told_by_name_and_options() -> None:

@@ -105,9 +105,11 @@ def test_what_does_not_go_together_is_refused(overrides: list[str], message: str
 def test_layers_that_stay_whole_are_said() -> None:
     """conv1 sees one channel."""
     (line,) = _units(searched("granularity=n_m", "model=conv_2", "model.width=4"))
-    assert line.endswith(" (n_m n=2 m=4); of layers not pruned: conv1.weight")
+    assert line.endswith(" (n_m n=2 m=4); not pruned are those of conv1.weight")
     (line,) = _units(searched("granularity=units"))
-    assert line == "  units      400 (units reduce=sum); of layers not pruned: fc3.weight"
+    assert line == "  units      400 (units reduce=sum); not pruned are those of fc3.weight"
+    (line,) = _units(searched("granularity=n_m"))
+    assert line == "  units      50,200 (n_m n=2 m=4)"
     assert _units(searched()) == []
 
 
