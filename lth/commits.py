@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TypeVar
@@ -25,7 +25,7 @@ class Commits:
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
         self._pending: deque[tuple[Future[Stored], Callable[[Stored], None]]] = deque()
-        self._failed = False
+        self._failed: BaseException | None = None
 
     def __enter__(self) -> Commits:
         return self
@@ -39,11 +39,11 @@ class Commits:
         if self._thread is not None:
             self._thread.shutdown(wait=True)
         if error is None:
-            self._collect(wait=True)
+            self._collect(everything=True)
 
     def add(self, commit: Callable[[], Stored], then: Callable[[Stored], None]) -> None:
         """Queue a commit; ``then`` is called with its result by the thread that calls ``add``."""
-        self._collect(wait=False)
+        self._collect(everything=False)
         self._pending.append((self._submit(lambda: self._attempt(commit)), then))
 
     def release(self, locks: ExitStack) -> None:
@@ -54,16 +54,20 @@ class Commits:
             locks.close()
 
     def finish(self) -> None:
-        """Wait for all that is queued."""
-        self._collect(wait=True)
+        """Wait for all that is queued, and raise the error of what failed."""
+        self._collect(everything=True)
+
+    def wait(self) -> None:
+        """Wait for all that is queued, whatever becomes of it; nothing is raised."""
+        wait([future for future, _ in self._pending])
 
     def _attempt(self, commit: Callable[[], Stored]) -> Stored:
-        if self._failed:
-            raise RuntimeError("an earlier commit failed")
+        if self._failed is not None:
+            raise self._failed
         try:
             return commit()
-        except BaseException:
-            self._failed = True
+        except BaseException as error:
+            self._failed = error
             raise
 
     def _submit(self, job: Callable[[], T]) -> Future[T]:
@@ -71,7 +75,7 @@ class Commits:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         return self._thread.submit(job)
 
-    def _collect(self, *, wait: bool) -> None:
-        while self._pending and (wait or self._pending[0][0].done()):
+    def _collect(self, *, everything: bool) -> None:
+        while self._pending and (everything or self._pending[0][0].done()):
             future, then = self._pending.popleft()
             then(future.result())

@@ -134,7 +134,7 @@ class Workshop:
                         lacks = _missing_states(old, wanted[i]) or _lacks_rows(old, wanted[i])
                         done[i] = self._replay(trainings[i], old, wanted[i]) if lacks else old
             except BaseException:
-                commits.finish()
+                commits.wait()
                 raise
             commits.release(locks.pop_all())
         return True
@@ -279,15 +279,21 @@ def _watch_of(watch: Mapping[str, Watch] | Watch | None, training_id: str) -> Wa
 
 
 def _missing_states(stored: Stored, watch: Watch) -> set[str]:
-    """The states to be kept that the training passed and did not keep (as asked for)."""
+    """The states to be kept that the training passed and did not keep (as asked for).
+
+    Those that the store has dropped since are missed only where ``watch.tensors`` says so.
+    """
     done, kept = stored.done, stored.kept()
     # Not the step at which a training diverged, nor 0 of one that starts at k.
     stop = done["first_step"] + done["updates"] + (stored.status == "done")
     passed = {str(s) for s in watch.keep if done["first_step"] <= s < stop}
     if watch.keep_early_stop and done["early_stop"] is not None:
         passed.add(EARLY_STOP)
+    dropped = stored.dropped
     if watch.tensors:
-        passed |= {w for w in ("start", "end") if state_file(w) in stored.dropped}
+        passed |= {w for w in ("start", "end") if state_file(w) in dropped}
+    else:
+        passed = {s for s in passed if state_file(s) not in dropped}
     if watch.keep_optimizer:
         kept -= {s for s in kept if s.isdigit() and stored.state(s).optimizer is None}
     return passed - kept

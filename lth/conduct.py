@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from lth.baseline.corrupted_task import CorruptedTask
 from lth.build import Run
 from lth.complete import ReplayError, Workshop
 from lth.config import ConfigError
 from lth.crew import crew
+from lth.dataset.corrupt import corrupt
 from lth.event.checkpoint import Interval
 from lth.event.progress import Progress
 from lth.fill import ZERO
@@ -143,6 +145,11 @@ def _kinds(search: Search) -> Iterator[Training]:
         yield dense.replace(mask=nothing, fill={n: dense.start.weights[n] for n in nothing})
     if not getattr(search.finder, "trains_weights", True):
         yield dense.replace(model=Frozen(model=dense.model, choice=Bernoulli()))
+    penalty = getattr(search.finder, "l1", None)
+    if penalty:
+        yield dense.replace(norm_l1=penalty)
+    if any(isinstance(b, CorruptedTask) for b in search.baselines.values()):
+        yield dense.replace(task=corrupt(dense.task, labels=True, pixels=False, seed=0))
 
 
 class _Display:

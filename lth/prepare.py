@@ -118,6 +118,14 @@ def prepare(run: Run, raw: Raw) -> Search:
     if faults:
         raise ConfigError(faults)
     search = dataclasses.replace(search, imports=_imports(run, search))
+    needing = [n for n, b in search.baselines.items() if getattr(b, "needs_scores", False)]
+    if search.imports and run.root.ticket.mask and needing:
+        raise ConfigError(
+            [
+                f"baseline: got {', '.join(needing)}, allowed: controls without scores (with "
+                "ticket.source: this run did not find the mask)"
+            ]
+        )
     return _with_baseline_levels(run, search)
 
 

@@ -215,10 +215,11 @@ class _Found:
 def _rewound(stored: Stored, dense: Stored) -> TrainState | None:
     """The dense network's state whose survivors are what the ticket started from."""
     mask, wanted = stored.mask("start"), stored.done["digests"]["start"]
+    fill = stored.fill()
     for when in ("start", *sorted((k for k in dense.kept() if k.isdigit()), key=int)):
         state = dense.state(when)
         for form in (_plain(state), state):
-            if state_digest(masks.apply_state(form, mask)) == wanted:
+            if state_digest(masks.apply_state(form, mask, fill)) == wanted:
                 return _plain(state)
     return None
 

@@ -534,3 +534,20 @@ def test_nothing_left_is_refused(source: RunFolder, brought: Callable[..., Run])
     twice = f"[{place(source)},{place(source)}]"
     with pytest.raises(ConfigError, match="ticket.combine: got 'difference', which keeps no"):
         brought("ticket.combine=difference", "ticket.weights=false", path=twice)
+
+
+@pytest.mark.parametrize("name", ["corrupted_task", "inverted_scores"])
+def test_controls_of_scores_need_a_mask_that_scores_made(
+    name: str, brought: Callable[..., Run]
+) -> None:
+    run = brought(f"baseline=[{name}]")
+    with pytest.raises(ConfigError, match=f"baseline: got {name}, allowed: controls without score"):
+        prepare(run, read_data(run))
+
+
+def test_a_source_may_hold_more_than_zeros(tmp_path: Path) -> None:
+    folder = conducted(tmp_path, "seeds=[0]", "levels=1", "fill=initial")
+    run = composed(tmp_path, "levels=1", "seeds=[0]", f"ticket.source={place(folder, level=1)}")
+    dense = stored(folder, 0, 0)
+    own = prepare(run, read_data(run)).imports[0]
+    assert own.start is not None and same(own.start.weights, dense.state(3).weights)

@@ -40,6 +40,8 @@ def lamp(scores: Tensor, kept: Tensor) -> Tensor:
     """The scores of one layer in float64; -inf where it is pruned."""
     alive = kept.flatten().nonzero().flatten()
     values = scores.flatten()[alive].double()
+    # What went in an earlier scoring step has the score -inf, and stays behind all others.
+    alive, values = alive[values > -torch.inf], values[values > -torch.inf]
     # Signed scores (GraSP) keep their order: the lowest counts as nothing.
     if bool((values < 0).any()):
         values = values - values.min()

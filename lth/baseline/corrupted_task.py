@@ -40,6 +40,7 @@ class CorruptedTask:
     pixels: str = "true"
     draws: int = 1
     searched: ClassVar[bool] = True
+    needs_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.labels not in LABELS:

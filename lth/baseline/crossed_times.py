@@ -55,7 +55,11 @@ class CrossedTimes:
             raise ValueError(f"draws: got {self.draws}, allowed: 1 (nothing is drawn)")
 
     def check(self, search: Search) -> None:
-        """The ticket is no control of itself."""
+        """The ticket is no control of itself, and an early state was not watched on its way."""
+        if self.mask != "ticket" and hasattr(search.criterion, "watches"):
+            raise ValueError(
+                f"baseline mask: got {self.mask!r}, allowed: ticket (with a criterion of movement)"
+            )
 
         def when(time: str) -> str:
             return "init" if time == "k" and search.rewind_step == 0 else time

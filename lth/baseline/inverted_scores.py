@@ -32,6 +32,7 @@ class InvertedScores:
 
     draws: int = 1
     searched: ClassVar[bool] = True
+    needs_scores: ClassVar[bool] = True
     rescores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -196,6 +196,8 @@ def refused(optimizer: Callable[..., torch.optim.Optimizer]) -> str | None:
     given = optimizer.keywords if isinstance(optimizer, functools.partial) else {}
     if target.__name__ not in CAPTURABLE:
         return f"captures {', '.join(CAPTURABLE)}, not {target.__name__}"
+    if given.get("foreach") or given.get("differentiable"):
+        return "captures fused optimizers only"
     if given.get("dampening"):
         return "captures SGD without dampening only"
     return None

@@ -67,6 +67,8 @@ class DDP:
     def refusal(self, training: Training, runtime: Runtime) -> str | None:
         """Why this engine cannot train it, or None where it can."""
         size, batch = _processes(), training.task.batch_size
+        if size > 1 and "corrupted" in training.task.spec:
+            return "knows only the data that every process reads, not corrupted ones"
         return None if batch >= size else f"cannot share batches of {batch} among {size} processes"
 
     def join(self, runtime: Runtime) -> None:

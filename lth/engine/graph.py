@@ -52,6 +52,8 @@ class Graph:
         if runtime.torch_device.type != "cuda":
             return f"captures CUDA graphs, and the device is {runtime.torch_device.type}"
         task = training.task
+        if hasattr(task.train, "ahead"):
+            return "captures what lies on the device, not streamed data"
         noisy = draws_random(training.model, tuple(task.input_shape), task.num_classes)
         return refused(training.optimizer) or (
             f"cannot capture {noisy}, which draws random numbers" if noisy else None

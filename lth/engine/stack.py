@@ -42,9 +42,11 @@ class Stack:
         self._values = dict(zip(self._names, self._holder.values, strict=True))
         self._gradients = dict(zip(self._names, self._holder.gradients, strict=True))
         masks = [live.mask for live in self._places]
-        partial = [n for n in masks[0] if not all(bool(m[n].all()) for m in masks)]
+        partial = [n for n in self._names if any(n in m and not bool(m[n].all()) for m in masks)]
+        whole = {n: torch.ones(self._shapes[n], dtype=torch.bool) for n in partial}
         self._factors = [
-            self._stack([m[n] for m in masks]).to(self._values[n].dtype) for n in partial
+            self._stack([m.get(n, whole[n]) for m in masks]).to(self._values[n].dtype)
+            for n in partial
         ]
         self._masked = [self._values[n].data for n in partial]
         self._masked_gradients = [self._gradients[n] for n in partial]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lth.dataset.task import in_chunks
+from lth.engine.network import CHUNK
 from lth.protocol import Moment, Record
 from lth.training import Training
 
@@ -38,10 +40,16 @@ class DeadUnits:
             return hook
 
         handles = [m.register_forward_hook(watch(n)) for n, m in layers]  # type: ignore[arg-type]
+        module = moment.module()
+        training = module.training
+        module.eval()
         try:
+            # The module itself: an engine may evaluate without it.
             with torch.no_grad():
-                moment.evaluate(moment.training.task.validation)
+                for x, _ in in_chunks(moment.training.task.validation, CHUNK):
+                    module(x)
         finally:
+            module.train(training)
             for handle in handles:
                 handle.remove()
         record.probes.setdefault("dead_units", []).extend(

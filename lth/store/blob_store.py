@@ -87,7 +87,10 @@ class BlobStore:
             for name, state in states.items()
         }
         digests = {**stored.done["files"], **digests_of_files(files)}
-        return self._commit(stored.id, files, {**stored.done, "files": digests})
+        done = {**stored.done, "files": digests}
+        if stored.dropped:
+            done["dropped"] = [n for n in stored.dropped if n not in files]
+        return self._commit(stored.id, files, done)
 
     def thin(self, stored: Stored) -> Stored:
         """Remove a committed Training's states; mask, metrics and predictions stay."""

@@ -14,7 +14,7 @@ from lth.protocol import Record, Result
 from lth.spec import Json, content_id, state_digest, tensor_digest
 from lth.store import tables, tensors
 from lth.training import Training
-from lth.types import Mask, Ticket, TrainState
+from lth.types import Mask, Ticket, TrainState, Weights
 
 DONE = "done.json"
 MASK_START = "mask_start.safetensors"
@@ -109,10 +109,17 @@ class Stored:
             raise KeyError(f"Training {self.id[:12]} keeps no state {when!r}")
         state = tensors.decode_state(self.read(name), self.packing(str(when)))
         network = str(when).isdigit() or when in ("start", "end", "early_stop")
-        if FILL not in self.done["files"] or not network:
-            return state
-        fill, _ = tensors.decode(self.read(FILL))
-        return masks.apply_state(state, self.mask(), fill)
+        fill = self.fill() if network else None
+        return state if fill is None else masks.apply_state(state, self.mask(), fill)
+
+    def fill(self) -> Weights | None:
+        """What pruned weights hold that is not 0, or None; DroppedError where it was removed."""
+        if FILL in self.dropped:
+            raise DroppedError(
+                f"Training {self.id[:12]} has no {FILL} any more (store.keep_tensors); "
+                "a run that needs it computes it again"
+            )
+        return tensors.decode(self.read(FILL))[0] if FILL in self.done["files"] else None
 
     def packing(self, when: str) -> Mask:
         """The mask whose survivors a state's file holds.

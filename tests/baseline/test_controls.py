@@ -36,6 +36,7 @@ from lth.baseline.smart_ratio import SmartRatio, smart_counts
 from lth.baseline.sparse_reinit import SparseReinit, gain
 from lth.criterion.grasp import GraSP
 from lth.criterion.magnitude import magnitude
+from lth.criterion.movement_sanh import MovementSanh
 from lth.criterion.random import random
 from lth.criterion.snip import SNIP
 from lth.criterion.synflow import SynFlow
@@ -631,6 +632,13 @@ def test_the_ticket_is_no_control_of_itself(make_search: Any) -> None:
     with pytest.raises(ValueError, match="allowed: k, end"):
         crossed.check(make_search(rewind=Matrix(weights="initial")))
     CrossedTimes(mask="init", weights="init").check(make_search(rewind_step=0))
+
+
+def test_an_early_mask_needs_scores_of_a_state(make_search: Any) -> None:
+    moving = make_search(criterion=MovementSanh())
+    CrossedTimes(mask="ticket", weights="init").check(moving)
+    with pytest.raises(ValueError, match="baseline mask: got 'init', allowed: ticket"):
+        CrossedTimes(mask="init", weights="end").check(moving)
 
 
 @pytest.mark.parametrize("rewind", ["weights", "learning_rate"])

@@ -19,6 +19,7 @@ from lth.engine.loop import Loop
 from lth.engine.mlp import MLP, linears, refusal
 from lth.engine.stacked import Stacked
 from lth.event.checkpoint import Checkpoint, Interval
+from lth.event.dead_units import DeadUnits
 from lth.event.evaluate import Evaluate
 from lth.event.gradient_norm import GradientNorm
 from lth.finder.dynamic_sparse import DropGrow
@@ -314,6 +315,8 @@ def test_what_cannot_be_captured_is_refused(perceptron: Make) -> None:
         run(Graph(), training)
     assert draws_random(Noisy, (1, 6, 6), 3) == "Noisy"
     assert draws_random(Perceptron, (1, 6, 6), 3) is None
+    eager = functools.partial(torch.optim.Adam, lr=0.1, foreach=True)
+    assert refused(eager) == "captures fused optimizers only"
     dampened = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.5)
     assert refused(dampened) == "captures SGD without dampening only"
 
@@ -352,3 +355,21 @@ def test_events_of_a_cohort_happen_in_step(engine: Any, perceptron: Make) -> Non
     a, b = perceptron(seed=0), perceptron(seed=1)
     run(engine, a, b, events=[note])
     assert seen == [(t.id[:4], step) for step in (0, 3, 50) for t in (a, b)]
+
+
+def test_dead_units_are_seen_by_every_engine(engine: Any, perceptron: Make) -> None:
+    training = perceptron(density=0.1)
+    (own,) = run(engine, training, events=[Evaluate(), DeadUnits()])
+    (wanted,) = run(Loop(), training, events=[Evaluate(), DeadUnits()])
+    rows = own.record.probes["dead_units"]
+    assert len(rows) == 2 * len(training.grid()) and rows == wanted.record.probes["dead_units"]
+
+
+def test_masks_of_one_cohort_may_cover_different_parameters(engine: Any, perceptron: Make) -> None:
+    bias = torch.arange(20) % 3 > 0
+    ticket = perceptron(seed=1, density=0.3)
+    units = ticket.replace(mask={**ticket.mask, "1.bias": bias})
+    cohort = [perceptron(density=0.5), units, perceptron(seed=2)]
+    for order in (cohort, cohort[::-1]):
+        for own, training in zip(run(engine, *order, events=[Evaluate()]), order, strict=True):
+            near(own, run(Loop(), training, events=[Evaluate()])[0])

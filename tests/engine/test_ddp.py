@@ -25,6 +25,7 @@ from lth.build import build
 from lth.complete import Workshop
 from lth.conduct import conduct
 from lth.config import ConfigError
+from lth.dataset.corrupt import corrupt
 from lth.dataset.synthetic import Synthetic
 from lth.dataset.task import Task
 from lth.distillation import Distillation
@@ -303,3 +304,13 @@ def test_a_device_of_its_own_number_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+
+
+def test_what_only_the_first_process_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = trainings(task())["plain"]
+    corrupted = own.replace(task=corrupt(own.task, labels=True, pixels=False, seed=0))
+    runtime = Runtime(device="cpu")
+    assert DDP().refusal(corrupted, runtime) is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert DDP().refusal(own, runtime) is None
+    assert "not corrupted ones" in (DDP().refusal(corrupted, runtime) or "")

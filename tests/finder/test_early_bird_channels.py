@@ -13,6 +13,7 @@ from torch import nn
 
 from lth import mask as masks
 from lth.allocation.global_top import GlobalTop
+from lth.conduct import _kinds
 from lth.engine.batches import Batches
 from lth.engine.loop import Loop
 from lth.engine.mlp import refusal
@@ -170,3 +171,8 @@ def test_a_search_with_channels(make_search: Make, make_workshop: Make) -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EarlyBirdChannels(**options)
+
+
+def test_an_engine_is_asked_about_the_penalty_before_anything_is_trained(make_search: Any) -> None:
+    search = make_search(finder=EarlyBirdChannels())
+    assert [t.norm_l1 for t in _kinds(search)] == [None, EarlyBirdChannels().l1]

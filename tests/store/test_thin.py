@@ -116,3 +116,27 @@ def test_what_another_run_refers_to_stays(tmp_path: Path) -> None:
 def test_faults() -> None:
     with pytest.raises(ValueError, match="keep_tensors: got 'some', allowed: all, masks, last"):
         FileStore("x", keep_tensors="some")
+
+
+@pytest.mark.parametrize("kept", [["keep=[8it]"], ["prune_at=6it", "rewind_step=0it"]])
+def test_kept_states_that_were_dropped_are_not_trained_for(kept: list[str], tmp_path: Path) -> None:
+    settings = ["store.keep_tensors=masks", *kept]
+    folder = run(tmp_path, "levels=2", *settings)
+    table, before = summary(evidence(folder)), times(tmp_path)
+    assert summary(evidence(run(tmp_path, "levels=2", *settings))) == table
+    assert times(tmp_path) == before
+    extended = run(tmp_path, "levels=3", *settings)
+    assert {r.level for r in extended.references()} == {0, 1, 2, 3}
+
+
+def test_what_is_added_to_a_thinned_training_can_be_read(tmp_path: Path) -> None:
+    folder = run(tmp_path, "levels=1", "keep=[8it]", "store.keep_tensors=masks")
+    store = FileStore(tmp_path)
+    (ticket,) = {r.training for r in folder.references() if r.level == 1 and r.seed == 0} & {
+        r.training for r in folder.references() if r.variant == "ticket"
+    }
+    stored = store.get(ticket)
+    assert stored is not None and "keep_8.safetensors" in str(stored.dropped)
+    state = store.get(next(r.training for r in folder.references() if r.level == 0)).state("end")  # type: ignore[union-attr]
+    again = store.amend(stored, {"8": state})
+    assert again.state(8).step == state.step and "keep_8" not in str(again.dropped)
