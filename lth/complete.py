@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from lth.commits import Commits
@@ -60,7 +61,8 @@ class Workshop:
 
     ``observe(training)`` gives further events that only watch (progress).
     ``say(text)`` takes one-line notices (damage found, waiting for a lock,
-    where it ``waits_aloud``).
+    where it ``waits_aloud``). ``processes`` is how many share the work: each
+    level is divided among as many, and then by the engine.
     """
 
     store: Store
@@ -71,6 +73,7 @@ class Workshop:
     say: Callable[[str], None] = print
     committed: Callable[[Training, Stored], None] = lambda training, stored: None
     waits_aloud: bool = True
+    processes: int = 1
 
     def complete(
         self, trainings: Sequence[Training], watch: Mapping[str, Watch] | Watch | None = None
@@ -84,7 +87,9 @@ class Workshop:
         wanted = {i: _watch_of(watch, i) for i in unique}
         done: dict[str, Stored] = {}
         groups = [
-            [t.id for t in g] for g in self.engine.groups(list(unique.values()), self.runtime)
+            [t.id for t in group]
+            for part in shares(list(unique.values()), self.processes)
+            for group in self.engine.groups(part, self.runtime)
         ]
         with Commits() as commits:
             attempt = partial(self._attempt, unique, wanted, done, commits)
@@ -270,6 +275,13 @@ class _StopAt:
 
     def __call__(self, moment: Moment, record: Record) -> Stop:
         return Stop()
+
+
+def shares(trainings: Sequence[Training], processes: int) -> list[Sequence[Training]]:
+    """Neighbours in as many parts, of sizes that differ by one at most; empty ones left out."""
+    size, more = divmod(len(trainings), processes)
+    ends = [i * size + min(i, more) for i in range(processes + 1)]
+    return [trainings[a:b] for a, b in pairwise(ends) if a < b]
 
 
 def _watch_of(watch: Mapping[str, Watch] | Watch | None, training_id: str) -> Watch:

@@ -106,6 +106,7 @@ def _conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | Non
         say=display.say,
         committed=display.committed,
         waits_aloud=run.root.workers == 1,
+        processes=run.root.workers,
     )
     status, found = "failed", None
     try:

@@ -52,6 +52,7 @@ def _work(config: Mapping[str, Any]) -> None:
             runtime=run.runtime,
             checkpoint=Interval.parse(run.root.checkpoint_every),
             say=lambda text: None,
+            processes=run.root.workers,
         )
         for _ in prepare(run, read_data(run)).run(workshop):
             pass

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lth.complete import ReplayError, Watch, Workshop
+from lth.complete import ReplayError, Watch, Workshop, shares
 from lth.event.checkpoint import Interval
 from lth.event.gradient_norm import GradientNorm
 from lth.protocol import Moment, Record
@@ -159,3 +159,11 @@ def test_damage_is_named_and_repaired(tmp_path: Any, make_search: Any) -> None:
     (line,) = said
     assert str(path) in line
     assert "recomputed" in line
+
+
+def test_a_level_is_divided_evenly_among_processes() -> None:
+    """Nine among two are 5 and 4; two among three are 1 and 1."""
+    nine: Any = list(range(9))
+    assert [list(part) for part in shares(nine, 2)] == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
+    assert [list(part) for part in shares(nine[:2], 3)] == [[0], [1]]
+    assert [list(part) for part in shares(nine, 1)] == [nine] and shares([], 2) == []
