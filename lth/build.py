@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from lth.event.checkpoint import Interval
 from lth.event.evaluate import EARLY_STOP
 from lth.fill import FILLS, ZERO
 from lth.optimizer import ELEMENTWISE
+from lth.optimizer import faults as optimizer_faults
 from lth.runtime import Runtime
 from lth.spec import Json, spec
 from lth.step import Step
@@ -307,7 +309,10 @@ def _component(group: str, key: str, node: Any, faults: list[str]) -> Any:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         faults.append(f"{key}.{cause}" if ": got" in str(cause) else f"{key}: {cause}")
         return None
-    faults += _protocol_faults(group, key, component, target)
+    if group == "optimizer":
+        faults += [f"{key}.{fault}" for fault in optimizer_faults(component)]
+    else:
+        faults += _protocol_faults(group, key, component, target)
     return component
 
 
@@ -389,7 +394,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and math.isfinite(value)
     if hint in (Step, Path):
         return isinstance(value, str)
     kind = origin or hint
@@ -430,8 +436,6 @@ _WORDS: Mapping[Any, str] = {
 
 
 def _protocol_faults(group: str, key: str, component: Any, target: Any) -> list[str]:
-    if group == "optimizer":
-        return []
     if group == "model":
         missing = [n for n in RUNTIME[group] if n not in _accepts(target)]
         if missing and not _open_ended(target):

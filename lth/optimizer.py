@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,28 @@ ELEMENTWISE = [
 
 _FUSED = {"SGD", "Adam", "AdamW", "Adagrad"}
 
+_RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "betas": (lambda v: all(0 <= b < 1 for b in v), "0 <= beta < 1 for both"),
+    "rho": (lambda v: 0 <= v <= 1, "0 to 1"),
+    "etas": (lambda v: 0 < v[0] < 1 < v[1], "one in (0, 1) and one above 1"),
+    "capturable": (lambda v: not v, "false (engine=graph captures)"),
+    "differentiable": (lambda v: not v, "false (updates are not differentiated)"),
+    **{
+        name: (lambda v: v >= 0, "0 or more")
+        for name in (
+            "lr",
+            "momentum",
+            "weight_decay",
+            "eps",
+            "alpha",
+            "lr_decay",
+            "initial_accumulator_value",
+            "momentum_decay",
+        )
+    },
+}
+"""What torch allows the options of elementwise optimizers to be, and what a run does."""
+
 
 def check_elementwise(optimizer: Callable[..., torch.optim.Optimizer]) -> None:
     """ValueError unless the optimizer is an elementwise class of torch.optim.
@@ -39,6 +62,33 @@ def check_elementwise(optimizer: Callable[..., torch.optim.Optimizer]) -> None:
     name = getattr(target, "__name__", str(target))
     if name not in ELEMENTWISE or target is not getattr(torch.optim, name, None):
         raise ValueError(f"got {name}, allowed: torch.optim {', '.join(ELEMENTWISE)}")
+
+
+def faults(optimizer: Callable[..., torch.optim.Optimizer]) -> list[str]:
+    """What torch would refuse of an elementwise optimizer's options, a line each."""
+    given = options(optimizer)
+    found = [
+        f"{name}: got {given[name]}, allowed: {allowed}"
+        for name, (fits, allowed) in _RANGES.items()
+        if name in given and not fits(given[name])
+    ]
+    if given.get("nesterov") and not (given["momentum"] > 0 and given["dampening"] == 0):
+        found.append(
+            f"nesterov: got True with momentum={given['momentum']} and "
+            f"dampening={given['dampening']}, allowed: with momentum above 0 and dampening 0"
+        )
+    if given.get("foreach") and given.get("fused"):
+        found.append("fused: got True with foreach=True, allowed: one of them")
+    return found
+
+
+def options(optimizer: Callable[..., torch.optim.Optimizer]) -> dict[str, Any]:
+    """All options of an elementwise optimizer by name, its class's defaults included."""
+    check_elementwise(optimizer)
+    target: Any = optimizer.func if isinstance(optimizer, functools.partial) else optimizer
+    given = optimizer.keywords if isinstance(optimizer, functools.partial) else {}
+    known = list(inspect.signature(target).parameters.values())[1:]
+    return {p.name: p.default for p in known} | given
 
 
 def build_optimizer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lth.optimizer import (
     at_rate,
     build_optimizer,
     check_elementwise,
+    faults,
     load_slots_,
     slots,
 )
@@ -82,6 +84,54 @@ def test_the_fused_form_is_taken_unless_the_user_chooses(
     assert type(built) is getattr(torch.optim, name)
     assert built.param_groups[0].get("fused") is fused
     assert [tuple(p.shape) for p in built.param_groups[0]["params"]] == [(2, 2), (2,)]
+
+
+VALUES: dict[str, list[Any]] = {
+    "lr": [-1e-9, 0.0, 1.0],
+    "momentum": [-0.1, 0.0, 0.9],
+    "weight_decay": [-1e-4, 0.0],
+    "eps": [-1e-8, 0.0],
+    "alpha": [-0.1, 0.5],
+    "lr_decay": [-0.1, 0.0],
+    "initial_accumulator_value": [-0.1, 0.0],
+    "momentum_decay": [-0.1, 0.0],
+    "betas": [[0.9, 1.0], [-0.1, 0.9], [0.0, 0.0]],
+    "rho": [-0.1, 1.1, 1.0],
+    "etas": [[0.5, 1.0], [1.1, 1.2], [0.0, 1.2], [0.1, 3.0]],
+    "nesterov": [True, False],
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_what_torch_refuses_of_the_options_is_known_before(name: str) -> None:
+    kind = getattr(torch.optim, name)
+    asked = 0
+    for option, values in VALUES.items():
+        for value in values:
+            optimizer = functools.partial(kind, **{option: value})
+            if option not in inspect.signature(kind).parameters:
+                continue
+            asked += 1
+            try:
+                build_optimizer(optimizer, nn.Linear(1, 1))
+                refused = False
+            except ValueError:
+                refused = True
+            if name == "ASGD" and option == "alpha":
+                continue  # torch checks nothing of it; below 0 it is no average
+            found = faults(optimizer)
+            assert bool(found) == refused, (option, value)
+            assert all(f.startswith(f"{option}: got {value}, allowed: ") for f in found) or (
+                option == "nesterov"
+            )
+    assert asked >= 5
+    assert faults(kind) == []
+    two = functools.partial(kind, foreach=True)
+    assert faults(two) == []
+    if "fused" in inspect.signature(kind).parameters:
+        assert faults(functools.partial(two, fused=True)) == [
+            "fused: got True with foreach=True, allowed: one of them"
+        ]
 
 
 def stepped(name: str, module: nn.Module, times: int = 2) -> torch.optim.Optimizer:
