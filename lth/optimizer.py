@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def check_elementwise(optimizer: Callable[..., torch.optim.Optimizer]) -> None:
     Others (LBFGS, Muon, Adafactor, ...) mix weights, so that pruned positions
     would change what survivors do.
     """
-    target = optimizer.func if isinstance(optimizer, functools.partial) else optimizer
+    target, _ = _parts(optimizer)
     name = getattr(target, "__name__", str(target))
     if name not in ELEMENTWISE or target is not getattr(torch.optim, name, None):
         raise ValueError(f"got {name}, allowed: torch.optim {', '.join(ELEMENTWISE)}")
@@ -85,10 +85,18 @@ def faults(optimizer: Callable[..., torch.optim.Optimizer]) -> list[str]:
 def options(optimizer: Callable[..., torch.optim.Optimizer]) -> dict[str, Any]:
     """All options of an elementwise optimizer by name, its class's defaults included."""
     check_elementwise(optimizer)
-    target: Any = optimizer.func if isinstance(optimizer, functools.partial) else optimizer
-    given = optimizer.keywords if isinstance(optimizer, functools.partial) else {}
+    target, given = _parts(optimizer)
     known = list(inspect.signature(target).parameters.values())[1:]
-    return {p.name: p.default for p in known} | given
+    return {p.name: p.default for p in known} | dict(given)
+
+
+def _parts(
+    optimizer: Callable[..., torch.optim.Optimizer],
+) -> tuple[Callable[..., torch.optim.Optimizer], Mapping[str, Any]]:
+    """The class and the options that were given."""
+    if isinstance(optimizer, functools.partial):
+        return optimizer.func, optimizer.keywords
+    return optimizer, {}
 
 
 def build_optimizer(
@@ -96,25 +104,48 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer over all parameters, in its fused form where there is one."""
     check_elementwise(optimizer)
-    target: Any = optimizer.func if isinstance(optimizer, functools.partial) else optimizer
-    given = optimizer.keywords if isinstance(optimizer, functools.partial) else {}
+    form = {"fused": True} if fused(optimizer) else {}
+    return optimizer(module.parameters(), **form)
+
+
+def fused(optimizer: Callable[..., torch.optim.Optimizer]) -> bool:
+    """Whether an elementwise optimizer takes its fused form: where it has one, and nobody chose."""
+    target, given = _parts(optimizer)
     chosen = {"fused", "foreach", "capturable", "differentiable"} & given.keys()
-    fused = not chosen and target.__name__ in _FUSED
-    options = {"fused": True} if fused else {}
-    return optimizer(module.parameters(), **options)
+    return not chosen and target.__name__ in _FUSED
+
+
+def base_rate(optimizer: Callable[..., torch.optim.Optimizer]) -> float:
+    """The learning rate that schedules multiply."""
+    return float(options(optimizer)["lr"])
+
+
+def set_rate(optimizer: Moves, rate: float) -> None:
+    """Set the learning rate of an optimizer's groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def at_rate(
     optimizer: Callable[..., torch.optim.Optimizer], lr: float
 ) -> Callable[..., torch.optim.Optimizer]:
     """The same optimizer with another base learning rate."""
-    if not isinstance(optimizer, functools.partial):
-        return functools.partial(optimizer, lr=lr)
+    target, given = _parts(optimizer)
     # Not a partial of a partial: one that is a subclass would hide the optimizer's name.
-    return functools.partial(optimizer.func, **{**optimizer.keywords, "lr": lr})
+    return functools.partial(target, **{**given, "lr": lr})
 
 
-def slots(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+class Moves(Protocol):
+    """What moves parameters: a ``torch.optim.Optimizer``, or what acts like one."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    @property
+    def state(self) -> Mapping[Tensor, dict[str, Any]]: ...
+
+
+def slots(optimizer: Moves, module: nn.Module) -> dict[str, Tensor]:
     """The optimizer's state as ``<parameter>/<slot>`` tensors on the CPU (copies)."""
     found = {}
     for name, parameter in module.named_parameters():
@@ -125,7 +156,7 @@ def slots(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tens
     return found
 
 
-def load_slots_(optimizer: torch.optim.Optimizer, module: nn.Module, saved: Weights | None) -> None:
+def load_slots_(optimizer: Moves, module: nn.Module, saved: Weights | None) -> None:
     """Put saved slots into a fresh optimizer; None or an empty mapping leaves it fresh."""
     parameters: Mapping[str, nn.Parameter] = dict(module.named_parameters())
     on_device = any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)

@@ -80,13 +80,19 @@ class Runtime:
             torch.set_num_threads(self.num_threads)
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
             torch.backends.cudnn.allow_tf32 = precision == "tf32"
-            torch.use_deterministic_algorithms(self.deterministic)
+            _set_deterministic(self.deterministic)
             yield
         finally:
             torch.set_num_threads(threads)
             torch.set_float32_matmul_precision(matmul)
             torch.backends.cudnn.allow_tf32 = cudnn
-            torch.use_deterministic_algorithms(strict)
+            _set_deterministic(strict)
+
+
+def _set_deterministic(strict: bool) -> None:
+    # Where nothing changes torch is not asked: it would load its compiler, a second a process.
+    if strict != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(strict)
 
 
 def _available(device: torch.device) -> bool:

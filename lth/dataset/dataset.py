@@ -55,7 +55,9 @@ class Raw:
     def moments(self) -> tuple[Tensor, Tensor]:
         """Per image and channel: sum and sum of squares of the train pixels, (N, C) float64."""
         sums, squares = [], []
-        for chunk in torch.split(self.x_train.cpu(), 4096):
+        images = self.x_train.cpu()
+        # As many at a time as the core's own cache holds in float64.
+        for chunk in torch.split(images, max(1, 2**16 // max(1, images[0].numel()))):
             pixels = chunk.flatten(2).double()
             sums.append(pixels.sum(2))
             squares.append(pixels.square().sum(2))
@@ -64,6 +66,8 @@ class Raw:
     def to(self, device: torch.device, *, streamed: bool = False) -> Raw:
         """The same data on ``device`` (labels only: ``streamed``); digest and moments go along."""
         where = torch.device("cpu") if streamed else device
+        if self.x_train.device == where and self.y_train.device == device:
+            return self
         moved = Raw(
             self.x_train.to(where),
             self.y_train.to(device),

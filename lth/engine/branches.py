@@ -15,6 +15,7 @@ from lth.dataset.task import Split
 from lth.engine.batches import batch_key, drawn
 from lth.engine.lockstep import Live
 from lth.engine.network import Network
+from lth.optimizer import base_rate
 from lth.types import TrainState, Weights
 
 CAPTURABLE = ("SGD", "Adam", "AdamW")
@@ -40,7 +41,7 @@ class Branches:
         sources = {k: _Source(v, layout) for k, v in zip(keys, lives, strict=True)}
         self._sources = list(sources.values())
         # One rate for all: networks that advance together have it in common.
-        self._base_rate = lives[0].network.base_rates[0]
+        self._base_rate = base_rate(lives[0].training.optimizer)
         self._rate = torch.tensor(self._base_rate, device=self._device)
         self._branches = [
             _Branch(live, sources[key], self._rate) for key, live in zip(keys, lives, strict=True)

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lth import mask as masks
 from lth.dataset.task import Split, in_chunks
-from lth.optimizer import build_optimizer, load_slots_, slots
+from lth.optimizer import base_rate, build_optimizer, load_slots_, set_rate, slots
 from lth.stream import generator
 from lth.training import Training, build_model
 from lth.types import Mask, TrainState, Weights
@@ -36,8 +36,8 @@ class Network:
             self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = dict(self.module.named_parameters())
         self.buffers = dict(self.module.named_buffers())
-        self.optimizer = build_optimizer(training.optimizer, self.module)
-        self.base_rates = [float(g["lr"]) for g in self.optimizer.param_groups]
+        self._saved: Weights | None = None
+        self._base_rate = base_rate(training.optimizer)
         self.mask: Mask = {}
         norms = (m for m in self.module.modules() if isinstance(m, _BatchNorm) and m.affine)
         self._scales = [m.weight for m in norms]
@@ -45,6 +45,13 @@ class Network:
         self._values: list[Tensor] = []
         self._factors: list[Tensor] = []
         self._fills: list[Tensor] = []
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Over all parameters, with the slots that were loaded; made when it is asked for."""
+        made = build_optimizer(self.training.optimizer, self.module)
+        load_slots_(made, self.module, self._saved)
+        return made
 
     @torch.no_grad()
     def load(self, state: TrainState, mask: Mask) -> None:
@@ -54,8 +61,8 @@ class Network:
         state = masks.apply_state(state, mask, fill)
         _copy(self.parameters, state.weights, "weights")
         _copy(self.buffers, state.buffers, "buffers")
-        self.optimizer = build_optimizer(self.training.optimizer, self.module)
-        load_slots_(self.optimizer, self.module, state.optimizer)
+        self._saved = state.optimizer
+        self.__dict__.pop("optimizer", None)
         # In the module's order, whatever file or checkpoint the mask comes from.
         mask = {n: mask[n] for n in self.parameters if n in mask}
         self.mask = mask
@@ -110,8 +117,7 @@ class Network:
 
     def set_rate(self, multiplier: float) -> None:
         """Scale the optimizer's base learning rate."""
-        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = base * multiplier
+        set_rate(self.optimizer, self._base_rate * multiplier)
 
     def autocast(self) -> AbstractContextManager[object]:
         """bf16 where the Training asks for it."""

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lth.optimizer import build_optimizer, load_slots_, slots
+from lth.engine.rules import rule
+from lth.optimizer import base_rate, load_slots_, set_rate, slots
 from lth.training import Training
 from lth.types import Mask, TrainState
 
@@ -211,8 +212,8 @@ class Cohort:
         for packed, state in zip(self.packed, states, strict=True):
             for name, own in packed.items():
                 own.load(state.weights[name])
-        self.optimizer = build_optimizer(trainings[0].optimizer, self.vector)
-        self.base_rates = [float(g["lr"]) for g in self.optimizer.param_groups]
+        self.optimizer = rule(trainings[0].optimizer, self.vector)
+        self._base_rate = base_rate(trainings[0].optimizer)
         self._load_slots(states)
 
     def _load_slots(self, states: Sequence[TrainState]) -> None:
@@ -261,5 +262,5 @@ class Cohort:
         return self.vector.gradient[places[0].start : places[-1].stop]
 
     def set_rate(self, multiplier: float) -> None:
-        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = base * multiplier
+        """Scale the optimizer's base learning rate."""
+        set_rate(self.optimizer, self._base_rate * multiplier)

@@ -14,7 +14,7 @@ from lth.engine.batches import Batches, batch_key
 from lth.engine.lockstep import Live
 from lth.engine.network import CHUNK
 from lth.engine.packed import ALIGN
-from lth.optimizer import build_optimizer, load_slots_, slots
+from lth.optimizer import base_rate, build_optimizer, load_slots_, set_rate, slots
 from lth.types import TrainState
 
 ROLES = ("train", "validation", "test")
@@ -51,7 +51,7 @@ class Stack:
         self._masked = [self._values[n].data for n in partial]
         self._masked_gradients = [self._gradients[n] for n in partial]
         self._optimizer = build_optimizer(first.training.optimizer, self._holder)
-        self._base_rates = [float(g["lr"]) for g in self._optimizer.param_groups]
+        self._base_rate = base_rate(first.training.optimizer)
         self._load_slots([live.start for live in self._places])
         self._keys = [batch_key(live.training) for live in self._places]
         self._batches = {
@@ -83,8 +83,7 @@ class Stack:
         count = stop - self._lives[0].step
         self._module.train()
         for step in range(self._lives[0].step, stop):
-            for group, base in zip(self._optimizer.param_groups, self._base_rates, strict=True):
-                group["lr"] = base * training.learning_rate(step)
+            set_rate(self._optimizer, self._base_rate * training.learning_rate(step))
             x, y = self._batch(step)
             with self._autocast():
                 losses = self._losses(self._values, self._buffers, x, y)
