@@ -12,6 +12,7 @@ from torch import nn
 
 from lth import mask as masks
 from lth.engine import lockstep
+from lth.engine.batches import batch_key
 from lth.engine.perceptrons import Perceptrons
 from lth.protocol import Event, Result, Resume
 from lth.runtime import Runtime
@@ -28,11 +29,11 @@ More of them are slower than one after another, because every update walks all o
 class MLP:
     """Trains Linear-ReLU networks by hand-written forward and backward passes.
 
-    The survivors of a cohort are one vector for the optimizer; networks that
-    see the same data share its gathering; a layer whose density is at most
+    The survivors of a cohort are one vector for the optimizer, and its networks
+    share the gathering of the data that they all see; a layer whose density is at most
     ``sparse_below`` is computed by sparse products, else by dense ones. A
     Training's numbers do not depend on who shares its cohort. Up to ``cohort``
-    Trainings advance together, fewer where they are dense. Refused: other
+    Trainings of a seed advance together, fewer where they are dense. Refused: other
     networks, devices and precisions.
     """
 
@@ -82,12 +83,17 @@ class MLP:
         )
 
     def _parts(self, lives: Sequence[lockstep.Live]) -> list[list[lockstep.Live]]:
-        """Neighbours, at most ``cohort`` of them, whose survivors fit the cache together."""
+        """Neighbours that see the same data, whose survivors fit the cache together.
+
+        At most ``cohort`` of them. Batches of several seeds would only drive each other out.
+        """
         parts: list[list[lockstep.Live]] = [[]]
-        size = 0
+        size, data = 0, None
         for live in lives:
             own = masks.remaining(live.mask)
-            if parts[-1] and (len(parts[-1]) == self.cohort or size + own > CACHED):
+            before, data = data, batch_key(live.training)
+            full = len(parts[-1]) == self.cohort or size + own > CACHED
+            if parts[-1] and (full or data != before):
                 parts.append([])
                 size = 0
             parts[-1].append(live)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lth.dataset.task import Split, in_chunks
-from lth.engine.batches import Batches, batch_key
+from lth.engine.batches import Batches
 from lth.engine.lockstep import Live
 from lth.engine.network import CHUNK
 from lth.engine.packed import Cohort, Dense, Layer, Packed, Sparse, partial
@@ -21,7 +21,7 @@ CACHED = 64 * 2**20
 
 
 class Perceptrons:
-    """A cohort of perceptrons that advance step by step (``Together``)."""
+    """A cohort of perceptrons that see the same batches, step by step (``Together``)."""
 
     def __init__(self, lives: Sequence[Live], sparse_below: float) -> None:
         self._lives = lives
@@ -34,10 +34,7 @@ class Perceptrons:
         scratch: dict[torch.Size, Tensor] = {}
         for live, packed in zip(lives, self.cohort.packed, strict=True):
             self._layers.append(_layers(live, packed, sparse_below, scratch))
-        self._batches: dict[object, Batches] = {}
-        self._keys = [batch_key(live.training) for live in lives]
-        for live, key in zip(lives, self._keys, strict=True):
-            self._batches.setdefault(key, Batches(live.training, CPU))
+        self._batches = Batches(lives[0].training, CPU)
         self._gathered: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     @torch.no_grad()
@@ -45,9 +42,10 @@ class Perceptrons:
         """Update every network until step ``stop``."""
         cohort, first = self.cohort, self._lives[0]
         for step in range(first.step, stop):
-            seen = {key: self._batch(key, step) for key in self._batches}
+            batch, y = self._batches(step)
+            x, rows = self._turned(batch), torch.arange(len(y))
             for index, live in enumerate(self._lives):
-                self._pass(index, live, *seen[self._keys[index]])
+                self._pass(index, live, x, y, rows)
             cohort.set_rate(first.training.learning_rate(step))
             cohort.optimizer.step()
             for layers in self._layers:
@@ -64,19 +62,11 @@ class Perceptrons:
             optimizer=self.cohort.slots(index) if optimizer else None,
         )
 
-    def _batch(self, key: object, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        x, y = self._batches[key](step)
-        return self._turned(x, key), y, torch.arange(len(y))
-
-    def _turned(self, x: Tensor, key: object = None) -> Tensor:
+    def _turned(self, x: Tensor) -> Tensor:
         """(features, examples): contiguous where a sparse first layer wants it so."""
         turned = x.flatten(1).t()
-        wanted = (
-            layers[0].wants_contiguous
-            for layers, own in zip(self._layers, self._keys, strict=True)
-            if key is None or own == key
-        )
-        return turned.contiguous() if any(wanted) else turned
+        wanted = any(layers[0].wants_contiguous for layers in self._layers)
+        return turned.contiguous() if wanted else turned
 
     def _pass(self, index: int, live: Live, x: Tensor, y: Tensor, rows: Tensor) -> None:
         """One forward and backward pass; the gradients go into the vector."""
