@@ -37,7 +37,7 @@ DENSE = "dense"
 """The teacher that is the dense network of the same seed."""
 
 SIMULATED = 5_000_000
-"""Networks with more prunable weights have only their first level simulated (sorting is slow)."""
+"""Networks with more prunable weights have only their first level simulated (ranking is slow)."""
 
 
 def read_data(run: Run) -> Raw:

@@ -117,6 +117,48 @@ def test_keep_top_against_a_sort(layers: list[list[tuple[bool, int]]], share: fl
     assert masks.nested(result, mask)
 
 
+def sorted_top(scores: dict[str, Tensor], mask: dict[str, Tensor], count: int) -> Tensor:
+    """What ``keep_top`` is to keep, as one vector, by a stable sort of the survivors."""
+    alive = torch.cat([m.flatten() for m in mask.values()])
+    where = alive.nonzero().flatten()
+    values = torch.cat([scores[n].flatten() for n in mask])[where]
+    chosen = torch.zeros_like(alive)
+    chosen[where[torch.argsort(values, descending=True, stable=True)[:count]]] = True
+    return chosen
+
+
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    density=st.floats(0, 1),
+    share=st.floats(0, 1),
+    kind=st.sampled_from(["noise", "few", "ends", "falling"]),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=300)
+def test_keep_top_is_a_stable_sort(
+    sizes: list[int], density: float, share: float, kind: str, dtype: torch.dtype, seed: int
+) -> None:
+    """Ties, both zeros, both infinities, every dtype; what is dead may be no number."""
+    draw = torch.Generator().manual_seed(seed)
+    mask, scores = {}, {}
+    for layer, size in enumerate(sizes):
+        noise = torch.randn(size, generator=draw)
+        alive = torch.rand(size, generator=draw) < density
+        values = {
+            "noise": noise,
+            "few": noise.round(),  # some are 0.0, some -0.0
+            "ends": torch.where(noise.abs() > 1, noise * torch.inf, noise.round()),
+            "falling": torch.arange(float(size)).flip(0),
+        }[kind]
+        mask[str(layer)] = alive
+        scores[str(layer)] = torch.where(alive, values, torch.nan).to(dtype)
+    count = round(share * masks.remaining(mask))
+    result = masks.keep_top(scores, mask, count)
+    assert torch.equal(torch.cat(list(result.values())), sorted_top(scores, mask, count))
+    assert masks.remaining(result) == count
+
+
 @given(
     size=st.integers(1, 400),
     rate=st.floats(0.01, 0.9),
