@@ -24,6 +24,8 @@ from lth.fault import explain
 from lth.paths import conf_dir
 
 DONE, FAILED, AT_FAULT, INTERRUPTED = 0, 1, 2, 130
+PATIENCE = 10.0
+"""Seconds in which the first process of ``torchrun`` can name a fault that all of them have."""
 
 
 def execute(
@@ -59,6 +61,8 @@ def task(config: DictConfig) -> int:
     except Exception as error:
         # Whatever ends a cell must not end the sweep.
         code, faults = _fault(error)
+        if code == AT_FAULT and not sweep:
+            _defer()
         _complain(faults)
     if not sweep:
         raise SystemExit(code)
@@ -134,6 +138,7 @@ def main() -> int:
         command()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         # Jobs handle their own; a ValueError that arrives here is Hydra's, of the command line.
+        _defer()
         _complain(explain(error, sys.argv[1:]))
         return AT_FAULT
     except KeyboardInterrupt:
@@ -144,6 +149,15 @@ def main() -> int:
         )
         return INTERRUPTED
     return DONE
+
+
+def _defer() -> None:
+    """Under ``torchrun``, leave it to the first process to name what is at fault, once.
+
+    As that process ends, ``torchrun`` ends this one; if it does not, the fault is this one's own.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(PATIENCE)
 
 
 def _complain(faults: list[str]) -> None:

@@ -302,10 +302,6 @@ def test_a_device_of_its_own_number_is_refused(monkeypatch: pytest.MonkeyPatch) 
         DDP().join(Elsewhere())  # type: ignore[arg-type]
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-
-
 def test_what_only_the_first_process_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     own = trainings(task())["plain"]
     corrupted = own.replace(task=corrupt(own.task, labels=True, pixels=False, seed=0))
@@ -314,3 +310,32 @@ def test_what_only_the_first_process_has_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert DDP().refusal(own, runtime) is None
     assert "not corrupted ones" in (DDP().refusal(corrupted, runtime) or "")
+
+
+def test_a_fault_of_the_configuration_is_named_once(tmp_path: Path) -> None:
+    result = torchrun("-m", "lth.run", "engine=ddp", "levels=x", cwd=tmp_path)
+    assert result.returncode != 0
+    assert result.stderr.count("error: levels: got 'x', allowed: a whole number") == 1
+
+
+@pytest.mark.parametrize("fault", ["levels=x", "batch_size=0"])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_another_process_waits_for_the_first_to_name_a_fault(
+    rank: str, fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("lth.run.time.sleep", waited.append)
+    monkeypatch.setattr("sys.argv", ["lth", "engine=ddp", fault])
+    monkeypatch.setenv("RANK", rank)
+    try:
+        code = run.main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    assert code == run.AT_FAULT
+    assert waited == ([run.PATIENCE] if rank == "1" else [])
+    # It was not ended meanwhile, so the first process has no such fault.
+    assert capsys.readouterr().err.count("error: ") == 1
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
