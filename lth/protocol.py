@@ -223,17 +223,30 @@ class Rewind(Protocol):
     def __call__(self, history: History) -> Restart: ...
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Materials:
+    """What a control is made of, beside the ticket.
+
+    ``history.lineage`` says how the ticket's mask was found. ``dense_start`` is
+    where the ticket's own rewinding would put the dense network, unmasked.
+    ``fresh()`` draws a new theta_0 (of another model: ``fresh(model)``) and
+    ``stream(*purpose)`` gives generators, both keyed by seed, level and draw.
+    ``train`` returns a Training's stored result, trained now if need be.
+    """
+
+    history: History
+    dense_start: TrainState
+    fresh: Callable[..., TrainState]
+    stream: Callable[..., torch.Generator]
+    train: Callable[[Training], Stored]
+
+
 @runtime_checkable
 class Baseline(Protocol):
     """Makes a control out of a ticket's Training.
 
     ``draws`` says how many independent ones; ``searched`` whether the control
     uses what the search found (then the search's cost is its cost too).
-    ``dense_start`` is where the ticket's own rewinding would put the dense
-    network, unmasked. ``fresh()`` draws a new theta_0 (of another model:
-    ``fresh(model)``) and ``stream(*purpose)`` gives generators, both keyed by
-    seed, level and draw. ``train`` returns a Training's stored result, trained
-    now if need be. ``history.lineage`` says how the mask was found.
 
     Where it has ``check(search)``, that is called before anything is trained
     and raises ValueError for what the control cannot be made of. One that uses
@@ -243,16 +256,7 @@ class Baseline(Protocol):
     draws: int
     searched: bool
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[..., TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training: ...
+    def __call__(self, ticket: Training, given: Materials) -> Training: ...
 
 
 @dataclass(kw_only=True, eq=False)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from lth.option import at_least
+
 Numerics = Mapping[str, Any]
 """What is recorded with every Training; equal numerics give equal bits."""
 
@@ -27,8 +29,7 @@ class Runtime:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_threads < 1:
-            raise ValueError(f"num_threads: got {self.num_threads}, allowed: 1 or more")
+        at_least("num_threads", self.num_threads, 1)
         try:
             self.torch_device.type  # noqa: B018  (resolving it is the check)
         except (RuntimeError, AssertionError):

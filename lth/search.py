@@ -31,6 +31,7 @@ from lth.protocol import (
     Grain,
     Granularity,
     Init,
+    Materials,
     Restart,
     Rewind,
     Schedule,
@@ -384,11 +385,13 @@ class Search:
             history = self._telling(history, parent, cost, train, seed=seed, level=level)
         return baseline(
             ticket,
-            history=history,
-            dense_start=self._dense_start(history, seed),
-            fresh=fresh,
-            stream=lambda *purpose: generator(*key, *purpose),
-            train=train,
+            Materials(
+                history=history,
+                dense_start=self._dense_start(history, seed),
+                fresh=fresh,
+                stream=lambda *purpose: generator(*key, *purpose),
+                train=train,
+            ),
         )
 
     def _telling(

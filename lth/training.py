@@ -16,6 +16,7 @@ from lth.dataset.task import Task
 from lth.distillation import Distillation
 from lth.fill import held
 from lth.layer import kinds
+from lth.option import one_of
 from lth.spec import Json, content_id, spec, state_digest, tensor_digest
 from lth.stream import Key, generator
 from lth.types import Mask, TrainState, Weights
@@ -91,8 +92,7 @@ class Training:
             )
         if self.eval_every < 1:
             raise ValueError(f"eval_every: got {self.eval_every}, allowed: 1 update or more")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision: got {self.precision!r}, allowed: {', '.join(PRECISIONS)}")
+        one_of("precision", self.precision, PRECISIONS)
         if self.norm_l1 is not None and not self.norm_l1 > 0:
             raise ValueError(f"norm_l1: got {self.norm_l1}, allowed: null or above 0")
         missing = {"order", "augment", "module"} - self.streams.keys()

@@ -336,10 +336,10 @@ class Flipped:
     draws: int = 1
     searched = True
 
-    def __call__(self, ticket, *, history, dense_start, fresh, stream, train):
+    def __call__(self, ticket, given):
         start = ticket.start
         signs = {
-            n: torch.randint(0, 2, w.shape, generator=stream("signs", n)) * 2 - 1
+            n: torch.randint(0, 2, w.shape, generator=given.stream("signs", n)) * 2 - 1
             for n, w in start.weights.items()
         }
         weights = {n: w * signs[n] for n, w in start.weights.items()}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from lth.history import History
 from lth.mask import prunable
-from lth.store.stored import Stored
+from lth.option import at_least, one_of
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 SCALES = ("init", "start")
 SIGNS = ("ticket", "random")
@@ -36,31 +34,19 @@ class ConstantSign:
     searched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise ValueError(f"scale: got {self.scale!r}, allowed: {', '.join(SCALES)}")
-        if self.signs not in SIGNS:
-            raise ValueError(f"signs: got {self.signs!r}, allowed: {', '.join(SIGNS)}")
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+        one_of("scale", self.scale, SCALES)
+        one_of("signs", self.signs, SIGNS)
+        at_least("draws", self.draws, 1)
         if self.draws > 1 and self.signs == "ticket":
             raise ValueError(f"draws: got {self.draws}, allowed: 1 (nothing is drawn)")
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[[], TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        scale = (history.initial if self.scale == "init" else dense_start).weights
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        scale = (given.history.initial if self.scale == "init" else given.dense_start).weights
         weights = dict(ticket.start.weights)
         for name in prunable(ticket.mask):
             sign = weights[name].sign()
             if self.signs == "random":
-                drawn = torch.randint(0, 2, sign.shape, generator=stream("signs", name))
+                drawn = torch.randint(0, 2, sign.shape, generator=given.stream("signs", name))
                 sign = (2 * drawn - 1).to(sign.dtype)
             weights[name] = sign * scale[name].std(correction=0)
         start = dataclasses.replace(ticket.start, weights=weights, optimizer=None)

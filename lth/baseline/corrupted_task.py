@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from lth.dataset.corrupt import corrupt
-from lth.history import History
-from lth.store.stored import Stored
+from lth.option import at_least, one_of
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 if TYPE_CHECKING:
     from lth.search import Search
@@ -43,14 +41,11 @@ class CorruptedTask:
     needs_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.labels not in LABELS:
-            raise ValueError(f"labels: got {self.labels!r}, allowed: {', '.join(LABELS)}")
-        if self.pixels not in PIXELS:
-            raise ValueError(f"pixels: got {self.pixels!r}, allowed: {', '.join(PIXELS)}")
+        one_of("labels", self.labels, LABELS)
+        one_of("pixels", self.pixels, PIXELS)
         if (self.labels, self.pixels) == ("true", "true"):
             raise ValueError("labels: got 'true', allowed: random (with pixels=true)")
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+        at_least("draws", self.draws, 1)
 
     def check(self, search: Search) -> None:
         """Only what the criterion prunes can be found again."""
@@ -58,27 +53,18 @@ class CorruptedTask:
             name = search.finder.variants[0]
             raise ValueError(f"finder: got {name}, allowed: null (with baseline corrupted_task)")
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[..., TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        lineage = history.lineage
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        lineage = given.history.lineage
         task = corrupt(
             ticket.task,
             labels=self.labels == "random",
             pixels=self.pixels == "shuffled",
-            seed=int(torch.randint(2**62, (), generator=stream("corrupt"))),
+            seed=int(torch.randint(2**62, (), generator=given.stream("corrupt"))),
         )
         parent = lineage.parent.replace(task=task)
         found = lineage.train(parent)
         if found.status == "diverged":  # then so does what would have come of it
-            nowhere = {n: w * torch.nan for n, w in dense_start.weights.items()}
-            return ticket.replace(start=dataclasses.replace(dense_start, weights=nowhere))
-        mask = lineage.prune(parent, dataclasses.replace(history, parent=found))
-        return ticket.replace(mask=mask, start=dense_start)
+            nowhere = {n: w * torch.nan for n, w in given.dense_start.weights.items()}
+            return ticket.replace(start=dataclasses.replace(given.dense_start, weights=nowhere))
+        mask = lineage.prune(parent, dataclasses.replace(given.history, parent=found))
+        return ticket.replace(mask=mask, start=given.dense_start)

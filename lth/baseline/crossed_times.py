@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from lth.counts import Counts, counts_of
-from lth.history import History
-from lth.store.stored import Stored
+from lth.option import one_of
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 if TYPE_CHECKING:
     from lth.search import Search
@@ -47,12 +43,9 @@ class CrossedTimes:
     searched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.mask not in MASKS:
-            raise ValueError(f"mask: got {self.mask!r}, allowed: {', '.join(MASKS)}")
-        if self.weights not in WEIGHTS:
-            raise ValueError(f"weights: got {self.weights!r}, allowed: {', '.join(WEIGHTS)}")
-        if self.draws != 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 (nothing is drawn)")
+        one_of("mask", self.mask, MASKS)
+        one_of("weights", self.weights, WEIGHTS)
+        one_of("draws", self.draws, [1], why="nothing is drawn")
 
     def check(self, search: Search) -> None:
         """The ticket is no control of itself, and an early state was not watched on its way."""
@@ -73,22 +66,13 @@ class CrossedTimes:
                 f"{', '.join(others)} (from there the ticket starts itself)"
             )
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[..., TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        history, mask = given.history, ticket.mask
         states = {
             "init": lambda: history.initial,
             "k": lambda: history.rewound,
             "end": lambda: history.dense_end,
         }
-        mask = ticket.mask
         if self.mask != "ticket":
             step = history.rewind_step if self.mask == "k" else 0
             mask = history.lineage.prune(

@@ -8,10 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from lth.history import History
-from lth.store.stored import Stored
+from lth.option import one_of
+from lth.protocol import Materials
 from lth.training import LearningRate, Training
-from lth.types import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,24 +27,14 @@ class DenseTotal:
     searched: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.draws != 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 (nothing is drawn)")
+        one_of("draws", self.draws, [1], why="nothing is drawn")
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[..., TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        total = history.lineage.cost + ticket.updates
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        total = given.history.lineage.cost + ticket.updates
         rate = ticket.learning_rate
         return ticket.replace(
             mask={n: torch.ones_like(m) for n, m in ticket.mask.items()},
-            start=history.initial,
+            start=given.history.initial,
             first_step=0,
             last_step=total,
             learning_rate=LearningRate(

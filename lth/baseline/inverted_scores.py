@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from lth.counts import Counts, counts_of
-from lth.history import History
-from lth.store.stored import Stored
+from lth.option import one_of
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 if TYPE_CHECKING:
     from lth.search import Search
@@ -36,8 +32,7 @@ class InvertedScores:
     rescores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.draws != 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 (nothing is drawn)")
+        one_of("draws", self.draws, [1], why="nothing is drawn")
 
     def check(self, search: Search) -> None:
         """A mask that no scores made has none to be inverted."""
@@ -45,21 +40,12 @@ class InvertedScores:
             name = search.finder.variants[0]
             raise ValueError(f"finder: got {name}, allowed: null (with baseline inverted_scores)")
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[..., TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        lineage = history.lineage
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        lineage = given.history.lineage
         mask = lineage.prune(
             lineage.parent,
-            history,
+            given.history,
             change=lambda scores: {n: -s for n, s in scores.items()},
-            allocation=Counts(counts=counts_of(history.grain.alive(ticket.mask))),
+            allocation=Counts(counts=counts_of(given.history.grain.alive(ticket.mask))),
         )
-        return ticket.replace(mask=mask, start=dense_start)
+        return ticket.replace(mask=mask, start=given.dense_start)

@@ -8,10 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from lth.history import History
-from lth.store.stored import Stored
+from lth.option import at_least
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +25,10 @@ class OtherOrder:
     searched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+        at_least("draws", self.draws, 1)
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[[], TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        copy = seed_of_draw(stream)
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        copy = seed_of_draw(given.stream)
         return ticket.replace(
             streams={name: (*key, "copy", copy) for name, key in ticket.streams.items()}
         )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from lth.history import History
-from lth.store.stored import Stored
+from lth.option import at_least
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +25,12 @@ class RandomMask:
     searched: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+        at_least("draws", self.draws, 1)
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[[], TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        grain = history.grain
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        grain = given.history.grain
         scores = {
-            n: torch.rand(alive.shape, generator=stream("mask", n), dtype=torch.float64)
+            n: torch.rand(alive.shape, generator=given.stream("mask", n), dtype=torch.float64)
             for n, alive in grain.alive(ticket.mask).items()
         }
-        return ticket.replace(mask=grain.draw(scores, ticket.mask), start=dense_start)
+        return ticket.replace(mask=grain.draw(scores, ticket.mask), start=given.dense_start)

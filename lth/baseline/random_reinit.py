@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from lth.history import History
-from lth.store.stored import Stored
+from lth.option import at_least, one_of
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 ORIGINS = ("init", "dense_k", "k")
 
@@ -37,23 +35,12 @@ class RandomReinit:
     searched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.origin not in ORIGINS:
-            raise ValueError(f"origin: got {self.origin!r}, allowed: {', '.join(ORIGINS)}")
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+        one_of("origin", self.origin, ORIGINS)
+        at_least("draws", self.draws, 1)
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[[], TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        k = history.rewind_step
-        theta = fresh()
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        k = given.history.rewind_step
+        theta = given.fresh()
         rate = dataclasses.replace(ticket.learning_rate, hold=False)
         if self.origin == "dense_k" and k > 0:
             dense = ticket.replace(
@@ -64,11 +51,11 @@ class RandomReinit:
                 learning_rate=rate,
                 distillation=None,  # as theta_k, which level 0 reaches without a teacher
             )
-            theta = train(dense).state("end")
+            theta = given.train(dense).state("end")
         first = 0 if self.origin == "init" else k
         return ticket.replace(
             start=dataclasses.replace(theta, step=first, optimizer=None),
             first_step=first,
-            last_step=history.train_steps,
+            last_step=given.history.train_steps,
             learning_rate=rate,
         )

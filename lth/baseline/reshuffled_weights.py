@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from lth.history import History
 from lth.mask import prunable
-from lth.store.stored import Stored
+from lth.option import at_least
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,20 +29,10 @@ class ReshuffledWeights:
     searched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+        at_least("draws", self.draws, 1)
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[[], TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        generator = stream("weights")
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        generator = given.stream("weights")
         weights = dict(ticket.start.weights)
         for name, kept in prunable(ticket.mask).items():
             values = weights[name][kept]

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from lth.history import History
-from lth.protocol import Rewind
-from lth.store.stored import Stored
+from lth.option import one_of
+from lth.protocol import Materials, Rewind
 from lth.training import Training
-from lth.types import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,20 +20,10 @@ class SameMask:
     searched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.draws != 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 (nothing is drawn)")
+        one_of("draws", self.draws, [1], why="nothing is drawn")
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[[], TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        restart = self.rewind(history)
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        restart = self.rewind(given.history)
         return ticket.replace(
             start=restart.state,
             first_step=restart.first_step,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from lth.history import History
-from lth.store.stored import Stored
+from lth.option import one_of
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +20,8 @@ class Sham:
     searched: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.draws != 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 (nothing is drawn)")
+        one_of("draws", self.draws, [1], why="nothing is drawn")
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[[], TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
+    def __call__(self, ticket: Training, given: Materials) -> Training:
         full = {n: torch.ones_like(m) for n, m in ticket.mask.items()}
-        return ticket.replace(mask=full, start=dense_start)
+        return ticket.replace(mask=full, start=given.dense_start)

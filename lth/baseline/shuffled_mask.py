@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from lth.history import History
-from lth.store.stored import Stored
+from lth.option import at_least
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +26,8 @@ class ShuffledMask:
     searched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+        at_least("draws", self.draws, 1)
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[[], TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        mask = history.grain.shuffle(ticket.mask, stream("mask"))
-        return ticket.replace(mask=mask, start=dense_start)
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        mask = given.history.grain.shuffle(ticket.mask, given.stream("mask"))
+        return ticket.replace(mask=mask, start=given.dense_start)

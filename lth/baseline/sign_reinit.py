@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from lth.history import History
-from lth.store.stored import Stored
+from lth.option import at_least
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,23 +22,13 @@ class SignReinit:
     searched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+        at_least("draws", self.draws, 1)
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[[], TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        drawn = fresh().weights
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        drawn = given.fresh().weights
         start = ticket.start
         weights = {
-            n: drawn[n].abs() * start.weights[n].sign() if n in history.layers else w
+            n: drawn[n].abs() * start.weights[n].sign() if n in given.history.layers else w
             for n, w in start.weights.items()
         }
         return ticket.replace(start=dataclasses.replace(start, weights=weights, optimizer=None))

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from lth import mask as masks
-from lth.history import History
 from lth.layer import kinds
 from lth.mask import remaining
 from lth.narrow import nearest, widths
-from lth.store.stored import Stored
+from lth.option import at_least
+from lth.protocol import Materials
 from lth.stream import generator
 from lth.training import Training, build_model
-from lth.types import TrainState
 
 if TYPE_CHECKING:
     from lth.search import Search
@@ -38,32 +34,22 @@ class SmallDense:
     searched: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+        at_least("draws", self.draws, 1)
 
     def check(self, search: Search) -> None:
         """A model without a width has no narrower form."""
         widths(search.model)
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[..., TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
+    def __call__(self, ticket: Training, given: Materials) -> Training:
         model = nearest(ticket.model, ticket.task, remaining(masks.prunable(ticket.mask)))
-        start = fresh(model)
+        start = given.fresh(model)
         layers = kinds(build_model(model, ticket.task, generator("layers")))
         return ticket.replace(
             model=model,
             mask=masks.full(start.weights, layers),
             start=start,
             first_step=0,
-            last_step=history.train_steps,
+            last_step=given.history.train_steps,
             learning_rate=dataclasses.replace(ticket.learning_rate, hold=False),
             fill=None,
         )

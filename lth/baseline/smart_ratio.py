@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from lth.counts import share
-from lth.history import History
 from lth.mask import keep_top, remaining
-from lth.store.stored import Stored
+from lth.option import at_least
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 if TYPE_CHECKING:
     from lth.search import Search
@@ -41,10 +40,8 @@ class SmartRatio:
     def __post_init__(self) -> None:
         if not 0 < self.output <= 1:
             raise ValueError(f"output: got {self.output}, allowed: 0 < output <= 1 (a density)")
-        if self.decay < 0:
-            raise ValueError(f"decay: got {self.decay}, allowed: 0 or more")
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+        at_least("decay", self.decay, 0)
+        at_least("draws", self.draws, 1)
 
     def check(self, search: Search) -> None:
         """The ratios are of single weights."""
@@ -54,27 +51,18 @@ class SmartRatio:
                 f"granularity: got {name}, allowed: weights (with baseline smart_ratio)"
             )
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[..., TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        free = history.prunable()
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        free = given.history.prunable()
         sizes = {n: ticket.mask[n].numel() for n in free}
         total = remaining({n: ticket.mask[n] for n in free})
         mask = dict(ticket.mask)
         counts = smart_counts(sizes, free, total, output=self.output, decay=self.decay)
         for name, count in counts.items():
             shape = mask[name].shape
-            scores = torch.rand(shape, generator=stream("mask", name), dtype=torch.float64)
+            scores = torch.rand(shape, generator=given.stream("mask", name), dtype=torch.float64)
             everything = torch.ones(shape, dtype=torch.bool)
             mask |= keep_top({name: scores}, {name: everything}, count)
-        return ticket.replace(mask=mask, start=dense_start)
+        return ticket.replace(mask=mask, start=given.dense_start)
 
 
 def smart_counts(

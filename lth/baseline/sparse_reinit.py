@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,11 +10,10 @@ import torch
 from torch import Tensor
 
 from lth.baseline.random_reinit import RandomReinit
-from lth.history import History
 from lth.mask import prunable
-from lth.store.stored import Stored
+from lth.option import at_least, one_of
+from lth.protocol import Materials
 from lth.training import Training
-from lth.types import TrainState
 
 ORIGINS = ("init", "k")
 
@@ -36,29 +34,11 @@ class SparseReinit:
     searched: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.origin not in ORIGINS:
-            raise ValueError(f"origin: got {self.origin!r}, allowed: {', '.join(ORIGINS)}")
-        if self.draws < 1:
-            raise ValueError(f"draws: got {self.draws}, allowed: 1 or more")
+        one_of("origin", self.origin, ORIGINS)
+        at_least("draws", self.draws, 1)
 
-    def __call__(
-        self,
-        ticket: Training,
-        *,
-        history: History,
-        dense_start: TrainState,
-        fresh: Callable[[], TrainState],
-        stream: Callable[..., torch.Generator],
-        train: Callable[[Training], Stored],
-    ) -> Training:
-        dense_fan = RandomReinit(origin=self.origin)(
-            ticket,
-            history=history,
-            dense_start=dense_start,
-            fresh=fresh,
-            stream=stream,
-            train=train,
-        )
+    def __call__(self, ticket: Training, given: Materials) -> Training:
+        dense_fan = RandomReinit(origin=self.origin)(ticket, given)
         start = dense_fan.start
         kept = prunable(ticket.mask)
         weights = {n: w * gain(kept[n]) if n in kept else w for n, w in start.weights.items()}

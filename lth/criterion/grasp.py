@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lth.gradient import Batches, Forward, leaves, with_weights
 from lth.history import History
+from lth.option import at_least
 from lth.types import Mask, Scores
 
 
@@ -26,8 +27,7 @@ class GraSP:
     temperature: float = 200.0
 
     def __post_init__(self) -> None:
-        if self.per_class < 1:
-            raise ValueError(f"per_class: got {self.per_class}, allowed: 1 or more")
+        at_least("per_class", self.per_class, 1)
         if not self.temperature > 0:
             raise ValueError(f"temperature: got {self.temperature}, allowed: above 0")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lth.gradient import Batches, Forward, check_batches, first, leaves, with_weights
 from lth.history import History
+from lth.option import at_least
 from lth.types import Mask, Scores
 
 
@@ -27,8 +28,7 @@ class OBD:
 
     def __post_init__(self) -> None:
         check_batches(self.num_batches)
-        if self.samples < 1:
-            raise ValueError(f"samples: got {self.samples}, allowed: 1 or more")
+        at_least("samples", self.samples, 1)
 
     def __call__(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lth.gradient import Batches, Forward
 from lth.history import History
+from lth.option import one_of
 from lth.types import Mask, Scores
 
 RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -41,8 +42,7 @@ class Zhou:
     same_sign: bool = False
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(f"rule: got {self.rule!r}, allowed: {', '.join(RULES)}")
+        one_of("rule", self.rule, RULES)
 
     def __call__(
         self,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lth.dataset.dataset import Downloadable, Raw
+from lth.option import at_least
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -49,8 +50,7 @@ class Idx(Downloadable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.classes < 2:
-            raise ValueError(f"classes: got {self.classes}, allowed: 2 or more")
+        at_least("classes", self.classes, 2)
         if self.download and not self.mirrors:
             raise ValueError("download: got True, allowed: False (mirrors is empty)")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lth.dataset.dataset import DataSet, Raw
+from lth.option import at_least
 from lth.stream import generator
 
 
@@ -32,8 +33,7 @@ class Synthetic(DataSet):
             raise ValueError(f"shape: got {list(self.shape)}, allowed: [channels, height, width]")
         if min(self.train, self.test) < 2:
             raise ValueError(f"train, test: got {self.train}, {self.test}, allowed: 2 or more")
-        if self.classes < 2:
-            raise ValueError(f"classes: got {self.classes}, allowed: 2 or more")
+        at_least("classes", self.classes, 2)
 
     def read(self, data_dir: Path) -> Raw:
         stream = generator("synthetic", self.classes, *self.shape)

@@ -12,6 +12,7 @@ from torch import nn
 
 from lth.engine import lockstep
 from lth.engine.branches import Branches, refused
+from lth.option import at_least
 from lth.protocol import Event, Result, Resume
 from lth.runtime import Runtime
 from lth.training import Training
@@ -31,8 +32,7 @@ class Graph:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        if self.cohort < 1:
-            raise ValueError(f"cohort: got {self.cohort}, allowed: 1 or more")
+        at_least("cohort", self.cohort, 1)
 
     def groups(self, cohort: Sequence[Training], runtime: Runtime) -> Sequence[Sequence[Training]]:
         """Neighbours, at most ``cohort`` of them."""

@@ -14,6 +14,7 @@ from lth import mask as masks
 from lth.engine import lockstep
 from lth.engine.batches import batch_key
 from lth.engine.perceptrons import Perceptrons
+from lth.option import at_least
 from lth.protocol import Event, Result, Resume
 from lth.runtime import Runtime
 from lth.training import Training
@@ -43,8 +44,7 @@ class MLP:
     def __post_init__(self) -> None:
         if not 0 <= self.sparse_below <= 1:
             raise ValueError(f"sparse_below: got {self.sparse_below}, allowed: 0 to 1 (a density)")
-        if self.cohort < 1:
-            raise ValueError(f"cohort: got {self.cohort}, allowed: 1 or more")
+        at_least("cohort", self.cohort, 1)
 
     def groups(self, cohort: Sequence[Training], runtime: Runtime) -> Sequence[Sequence[Training]]:
         """Neighbours, at most ``cohort`` of them."""

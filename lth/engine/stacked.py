@@ -12,6 +12,7 @@ from torch import nn
 
 from lth.engine import lockstep
 from lth.engine.stack import Stack
+from lth.option import at_least
 from lth.protocol import Event, Result, Resume
 from lth.runtime import Runtime
 from lth.spec import Json, spec
@@ -34,8 +35,7 @@ class Stacked:
     compile_from: int | None = None
 
     def __post_init__(self) -> None:
-        if self.cohort < 1:
-            raise ValueError(f"cohort: got {self.cohort}, allowed: 1 or more")
+        at_least("cohort", self.cohort, 1)
         if self.compile_from is not None and self.compile_from < 1:
             raise ValueError(
                 f"compile_from: got {self.compile_from}, allowed: 1 update or more, or null"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lth.history import History
 from lth.mask import keep_top
+from lth.option import one_of
 from lth.protocol import Allocate, Allocation, Change, Moment, Record
 from lth.step import Step, positive_step
 from lth.store.stored import Stored
@@ -42,8 +43,7 @@ class DynamicSparse:
     until: float = 0.75
 
     def __post_init__(self) -> None:
-        if self.growth not in GROWTHS:
-            raise ValueError(f"growth: got {self.growth!r}, allowed: {', '.join(GROWTHS)}")
+        one_of("growth", self.growth, GROWTHS)
         object.__setattr__(self, "every", positive_step("every", self.every))
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction: got {self.fraction}, allowed: 0 < fraction <= 1")

@@ -13,6 +13,7 @@ from lth.finder.early_bird import stands_still
 from lth.granularity.units import CoupledUnits
 from lth.history import History
 from lth.mask import remaining
+from lth.option import at_least
 from lth.protocol import Allocate, Allocation, Grain, Moment, Record, Stop
 from lth.step import Step, positive_step
 from lth.store.stored import Stored
@@ -43,8 +44,7 @@ class EarlyBirdChannels:
     of_units: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.l1 >= 0:
-            raise ValueError(f"l1: got {self.l1}, allowed: 0 or more")
+        at_least("l1", self.l1, 0)
         object.__setattr__(self, "every", positive_step("every", self.every))
         if self.window < 2:
             raise ValueError(f"window: got {self.window}, allowed: 2 masks or more")

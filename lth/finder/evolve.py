@@ -13,6 +13,7 @@ import torch
 
 from lth.counts import Counts, counts_of, share
 from lth.history import History
+from lth.option import at_least
 from lth.protocol import Allocate, Allocation
 from lth.step import Step, positive_step
 from lth.store.stored import Stored
@@ -48,10 +49,8 @@ class Evolve:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "updates", positive_step("updates", self.updates))
-        if self.generations < 1:
-            raise ValueError(f"generations: got {self.generations}, allowed: 1 or more")
-        if self.population < 4:
-            raise ValueError(f"population: got {self.population}, allowed: 4 or more")
+        at_least("generations", self.generations, 1)
+        at_least("population", self.population, 4)
         if not self.sigma > 0:
             raise ValueError(f"sigma: got {self.sigma}, allowed: above 0")
 

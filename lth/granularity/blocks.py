@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lth.granularity.draw import as_many
 from lth.mask import permuted, remaining
+from lth.option import at_least
 from lth.protocol import Allocation
 from lth.types import Mask, Scores
 
@@ -30,9 +31,8 @@ class Blocks:
     columns: int = 2
 
     def __post_init__(self) -> None:
-        for name, value in (("rows", self.rows), ("columns", self.columns)):
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, allowed: 1 or more")
+        at_least("rows", self.rows, 1)
+        at_least("columns", self.columns, 1)
 
     def __call__(
         self,

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from lth.option import at_least
 from lth.protocol import Allocation
 from lth.types import Mask, Scores
 
@@ -28,8 +29,7 @@ class NM:
     m: int = 4
 
     def __post_init__(self) -> None:
-        if self.m < 2:
-            raise ValueError(f"m: got {self.m}, allowed: 2 or more")
+        at_least("m", self.m, 2)
         if not 1 <= self.n < self.m:
             raise ValueError(f"n: got {self.n}, allowed: 1 to {self.m - 1} (below m)")
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lth.coupling import Group, coupled, mask_of
 from lth.granularity.draw import as_many
 from lth.mask import keep_top, permuted, prunable, remaining
+from lth.option import one_of
 from lth.protocol import Allocation
 from lth.types import Mask, Scores
 
@@ -38,8 +39,7 @@ class Units:
     reduce: str = "sum"
 
     def __post_init__(self) -> None:
-        if self.reduce not in REDUCTIONS:
-            raise ValueError(f"reduce: got {self.reduce!r}, allowed: {', '.join(REDUCTIONS)}")
+        one_of("reduce", self.reduce, REDUCTIONS)
 
     def __call__(
         self,

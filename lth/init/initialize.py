@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lth.layer import kinds
+from lth.option import one_of
 
 BIAS = ("zeros", "pytorch")
 GAMMA = ("ones", "uniform")
@@ -31,10 +32,8 @@ class Initialize:
     gamma: str = "ones"
 
     def __post_init__(self) -> None:
-        if self.bias not in BIAS:
-            raise ValueError(f"bias: got {self.bias!r}, allowed: {', '.join(BIAS)}")
-        if self.gamma not in GAMMA:
-            raise ValueError(f"gamma: got {self.gamma!r}, allowed: {', '.join(GAMMA)}")
+        one_of("bias", self.bias, BIAS)
+        one_of("gamma", self.gamma, GAMMA)
 
     def fill_(self, weight: Tensor, generator: torch.Generator) -> None:
         """Draws the weight of one Linear (out, in) or Conv (out, in / groups, ...) layer."""

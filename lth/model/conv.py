@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from lth.option import at_least
+
 
 class Conv(nn.Sequential):
     """Pairs of 3x3 convolutions, each pair max-pooled; then 256, 256 and the classes. No norm.
@@ -26,10 +28,8 @@ class Conv(nn.Sequential):
         width: int = 64,
         hidden: int = 256,
     ) -> None:
-        if width < 1:
-            raise ValueError(f"width: got {width}, allowed: 1 or more")
-        if hidden < 1:
-            raise ValueError(f"hidden: got {hidden}, allowed: 1 or more")
+        at_least("width", width, 1)
+        at_least("hidden", hidden, 1)
         features, *sides = input_shape
         if min(sides) < 2**self.pairs:
             raise ValueError(

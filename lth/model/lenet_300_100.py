@@ -7,6 +7,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from lth.option import at_least
+
 
 class LeNet300100(nn.Sequential):
     """Two hidden layers of 300 and 100 units with ReLU, for an input of any size.
@@ -18,8 +20,7 @@ class LeNet300100(nn.Sequential):
     def __init__(
         self, *, input_shape: tuple[int, int, int], num_classes: int, width: int = 300
     ) -> None:
-        if width < 1:
-            raise ValueError(f"width: got {width}, allowed: 1 or more")
+        at_least("width", width, 1)
         second = max(1, round(width / 3))
         super().__init__(
             OrderedDict(

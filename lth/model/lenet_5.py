@@ -7,6 +7,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from lth.option import at_least
+
 
 class LeNet5(nn.Sequential):
     """Unpadded 5x5 convolutions of 20 and 50 channels, each max-pooled; 500 hidden units.
@@ -20,8 +22,7 @@ class LeNet5(nn.Sequential):
     def __init__(
         self, *, input_shape: tuple[int, int, int], num_classes: int, width: int = 20
     ) -> None:
-        if width < 1:
-            raise ValueError(f"width: got {width}, allowed: 1 or more")
+        at_least("width", width, 1)
         channels, *sides = input_shape
         if min(sides) < 16:
             raise ValueError(

@@ -10,6 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from lth.option import at_least
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with BatchNorm, added to the block's input.
@@ -54,8 +56,7 @@ class ResNet(nn.Sequential):
     def __init__(
         self, *, input_shape: tuple[int, int, int], num_classes: int, width: int = 16
     ) -> None:
-        if width < 1:
-            raise ValueError(f"width: got {width}, allowed: 1 or more")
+        at_least("width", width, 1)
         if min(input_shape[1:]) < 4:
             raise ValueError(
                 f"input_shape: got {input_shape}, allowed: height and width of 4 or more"

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from lth.option import at_least
+
 
 class VGG(nn.Sequential):
     """Five stages of 3x3 convolutions with BatchNorm, average pooling, one linear layer.
@@ -24,8 +26,7 @@ class VGG(nn.Sequential):
     def __init__(
         self, *, input_shape: tuple[int, int, int], num_classes: int, width: int = 64
     ) -> None:
-        if width < 1:
-            raise ValueError(f"width: got {width}, allowed: 1 or more")
+        at_least("width", width, 1)
         if min(input_shape[1:]) < 16:
             raise ValueError(
                 f"input_shape: got {input_shape}, allowed: height and width of 16 or more"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lth.history import History
+from lth.option import one_of
 from lth.protocol import Restart
 from lth.step import Step
 from lth.types import TrainState
@@ -45,9 +46,7 @@ class Matrix:
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name}: got {value!r}, allowed: {', '.join(allowed)}")
+            one_of(name, getattr(self, name), allowed)
         if self.updates is not None:
             try:
                 object.__setattr__(self, "updates", Step.parse(self.updates))

@@ -13,6 +13,7 @@ from queue import Queue
 from threading import Thread
 from typing import Any
 
+from lth.option import one_of
 from lth.sink.life import Life, Options
 from lth.sink.link import LinkError
 from lth.store.run_folder import Reference
@@ -45,10 +46,8 @@ class Wandb:
     _live: list[_Background] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode: got {self.mode!r}, allowed: {', '.join(MODES)}")
-        if self.artifacts not in FILES:
-            raise ValueError(f"artifacts: got {self.artifacts!r}, allowed: {', '.join(FILES)}")
+        one_of("mode", self.mode, MODES)
+        one_of("artifacts", self.artifacts, FILES)
 
     def options(self, finish_seconds: float = FINISH_SECONDS) -> Options:
         """With what the environment says where this leaves it open."""

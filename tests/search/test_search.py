@@ -25,7 +25,7 @@ from lth.criterion.random import random
 from lth.engine.batches import Batches
 from lth.engine.loop import Loop
 from lth.level import Row
-from lth.protocol import Event, Restart, Result, Resume
+from lth.protocol import Event, Materials, Restart, Result, Resume
 from lth.rewind.matrix import Matrix
 from lth.runtime import Runtime
 from lth.schedule.geometric import Geometric
@@ -476,7 +476,7 @@ class Explode:
     draws: int = 1
     searched: bool = True
 
-    def __call__(self, ticket: Training, **given: Any) -> Training:
+    def __call__(self, ticket: Training, given: Materials) -> Training:
         weights = {n: w * float("nan") for n, w in ticket.start.weights.items()}
         return ticket.replace(start=dataclasses.replace(ticket.start, weights=weights))
 
@@ -523,11 +523,13 @@ def test_a_control_whose_own_dense_start_diverges_is_a_diverged_control(
     bad = {n: w * float("nan") for n, w in dense.training.start.weights.items()}
     control = RandomReinit(origin="dense_k")(
         ticket.training,
-        history=search.history(dense.stored, dense.stored, 0),
-        dense_start=ticket.training.start,
-        fresh=lambda: dataclasses.replace(dense.training.start, weights=bad),
-        stream=lambda *purpose: torch.Generator(),
-        train=lambda training: workshop.complete([training])[0],
+        Materials(
+            history=search.history(dense.stored, dense.stored, 0),
+            dense_start=ticket.training.start,
+            fresh=lambda: dataclasses.replace(dense.training.start, weights=bad),
+            stream=lambda *purpose: torch.Generator(),
+            train=lambda training: workshop.complete([training])[0],
+        ),
     )
     (stored,) = workshop.complete([control])
     assert stored.status == "diverged"
