@@ -27,7 +27,8 @@ from lth.level import PRELUDE, Row
 from lth.plan import Plan, plan
 from lth.prepare import prepare, read_data
 from lth.protocol import Sink
-from lth.search import CriterionError, Search
+from lth.prune import CriterionError
+from lth.search import Search
 from lth.store.files import FileStore
 from lth.store.run_folder import Reference, RunFolder, invocation
 from lth.store.stored import Stored

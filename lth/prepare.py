@@ -371,7 +371,7 @@ def ladder(search: Search, levels: int) -> list[float]:
     for level in range(1, levels + 1):
         parent = by_level[search.schedule(level).parent]
         scores = {n: start.weights[n].abs() for n in search.layers if n in search.grain.scored}
-        by_level.append(search.allocate(scores, parent, level))
+        by_level.append(search.pruner.allocate(scores, parent, level))
     return [masks.density(m) for m in by_level]
 
 

@@ -1,4 +1,4 @@
-"""The search for a ticket: [train -> prune -> rewind]* over levels, with its controls."""
+"""A search for tickets: what it is made of, and the Trainings that each level has."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lth import layer
-from lth import mask as masks
 from lth.complete import Watch, Workshop
 from lth.dataset.task import Task
 from lth.distillation import Distillation
-from lth.engine.batches import Batches
 from lth.event.evaluate import EARLY_STOP
 from lth.fill import ZERO, fill_of
 from lth.granularity.weights import Weights
 from lth.history import History, Lineage
-from lth.level import PRELUDE, TICKET, Ground, Level, Row
+from lth.iterate import iterate
+from lth.level import PRELUDE, Row
 from lth.protocol import (
     Allocation,
     Baseline,
@@ -36,23 +35,12 @@ from lth.protocol import (
     Rewind,
     Schedule,
 )
-from lth.spec import spec
+from lth.prune import Pruner
 from lth.store.stored import Stored
 from lth.stream import Key, generator
-from lth.training import (
-    LearningRate,
-    Training,
-    build_model,
-    dense,
-    initial_state,
-    streams,
-)
+from lth.training import LearningRate, Training, build_model, dense, initial_state, streams
 from lth.transfer import Import
 from lth.types import Mask, Scores, TrainState
-
-
-class CriterionError(Exception):
-    """A criterion cannot score what it was given; the message names its option."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,6 +56,7 @@ class Search:
     and nothing is pruned. ``baseline_levels`` says at which levels controls are trained.
     ``fill`` says what pruned weights hold (see ``lth.fill``).
     ``distillation`` gives the teacher of all networks of levels 1 and above, controls too.
+    ``places`` is told of each Training under way, by id.
     """
 
     seeds: Sequence[int]
@@ -102,11 +91,11 @@ class Search:
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
     _dense: dict[int, Training] = field(default_factory=dict, repr=False)
-    _places: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    places: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def place_of(self, training: Training) -> dict[str, Any]:
         """``seed`` and ``variant`` of a Training under way, for display."""
-        return self._places.get(training.id, {"seed": "-", "variant": PRELUDE})
+        return self.places.get(training.id, {"seed": "-", "variant": PRELUDE})
 
     @property
     def train_steps(self) -> int:
@@ -137,6 +126,19 @@ class Search:
     def excluded(self) -> frozenset[str]:
         """The layers that are never pruned."""
         return self.grain.excluded
+
+    @cached_property
+    def pruner(self) -> Pruner:
+        """What gives a level its mask."""
+        return Pruner(
+            model=self.model,
+            criterion=self.criterion,
+            allocation=self.allocation,
+            schedule=self.schedule,
+            grain=self.grain,
+            score_steps=self.score_steps,
+            control_seed=lambda seed: self._seed("control", seed),
+        )
 
     def trainings_of(self, level: int) -> int:
         """How many Trainings a level has, over all seeds."""
@@ -189,133 +191,6 @@ class Search:
     def _streams(self, seed: int, level: int) -> dict[str, Key]:
         own = {n: s for n, s in self.streams.items() if n in ("order", "augment", "module")}
         return streams(seed, level if self.order == "per_level" else 0, **own)
-
-    def _forward(self, task: Task) -> Callable[[TrainState, Tensor], Tensor]:
-        module = build_model(self.model, task, generator("forward"))
-
-        def forward(state: TrainState, x: Tensor, *, train: bool = True) -> Tensor:
-            module.to(x.device).train(train)
-            # BatchNorm in train mode writes to its buffers, which are not ours to change.
-            values = {**state.weights, **{n: b.clone() for n, b in state.buffers.items()}}
-            moved = {n: v.to(x.device) for n, v in values.items()}
-            output: Tensor = torch.func.functional_call(module, moved, (x,))
-            return output
-
-        return forward
-
-    def prune(
-        self,
-        history: History,
-        parent: Training,
-        seed: int,
-        level: int,
-        *,
-        change: Callable[[Scores], Scores] = lambda scores: scores,
-    ) -> Mask:
-        """The mask of ``level``, nested in its parent's; ``change`` is done to the units' scores.
-
-        Excluded layers stay whole and count as kept. Raises ValueError where a
-        target density cannot be reached.
-        """
-        mask = history.mask
-        free = self._free(mask)
-        device = getattr(parent.task.train.labels, "device", torch.device("cpu"))
-        draws = Batches(parent, device)
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            return (draws(step) for step in range(parent.task.updates_per_epoch))
-
-        def score(history: History, free: Mask, step: int) -> Scores:
-            key = ("criterion", self._seed("control", seed), level)
-            try:
-                scores = self.criterion(
-                    history,
-                    free,
-                    forward=self._forward(parent.task),
-                    batches=batches,
-                    generator=generator(*key, step) if step else generator(*key),
-                )
-            except ValueError as error:
-                raise CriterionError(f"criterion.{error}") from None
-            return change(self.grain.score(scores, {**history.mask, **free}))
-
-        whole = self._budget(score(history, free, 0), mask, level)
-        if self.score_steps == 1:
-            return whole
-        return self._in_steps(score, history, whole, level)
-
-    def _free(self, mask: Mask) -> dict[str, Tensor]:
-        """The layers whose weights are scored."""
-        return {n: m for n, m in mask.items() if n in self.grain.scored}
-
-    def _in_steps(
-        self,
-        score: Callable[[History, Mask, int], Scores],
-        history: History,
-        whole: Mask,
-        level: int,
-    ) -> Mask:
-        """Score and prune ``score_steps`` times, counts falling exponentially to the budget's.
-
-        The last step spends the level's own budget; what went before goes first.
-        """
-        grain, mask = self.grain, history.mask
-        parent = grain.alive(mask)
-        start, end = masks.remaining(parent), masks.remaining(grain.alive(whole))
-
-        def seen(left: Mask, step: int) -> Scores:
-            return score(history.under(left), self._free(left), step)
-
-        rate = self.schedule(level).rate  # only the layers' proportions depend on it here
-        left: Mask = dict(mask)
-        for step in range(1, self.score_steps):
-            keep = round(start * (end / start) ** (step / self.score_steps))
-            scores, alive = seen(left, step), grain.alive(left)
-            left = grain.expand(self._spend(scores, alive, rate, 1, keep), mask)
-        alive = grain.alive(left)
-        gone = {
-            n: torch.where(alive[n], s, s.new_tensor(-torch.inf))
-            for n, s in seen(left, self.score_steps).items()
-        }
-        return self._budget(gone, mask, level)
-
-    def _spend(
-        self, scores: Scores, alive: Mask, rate: float, times: int, keep: int | None
-    ) -> Mask:
-        """Allocate among units."""
-        grain = self.grain
-        layers = {n: grain.layers[n] for n in alive}
-        spending = grain.spending(self.allocation)
-        return spending(scores, alive, layers=layers, rate=rate, times=times, keep=keep)
-
-    def allocate(self, scores: Scores, mask: Mask, level: int) -> dict[str, Tensor]:
-        """Spend the level's budget: the child mask of ``mask``. See ``prune``."""
-        return self._budget(self.grain.score(scores, mask), mask, level)
-
-    def _budget(self, scores: Scores, mask: Mask, level: int) -> dict[str, Tensor]:
-        """Spend the level's budget on units of these scores."""
-        grain, pruning = self.grain, self.schedule(level)
-        keep = None
-        if pruning.density is not None:
-            if grain.weights_per_unit is None:
-                raise ValueError(
-                    f"densities: got {pruning.density}, allowed: a schedule of rates (the units of "
-                    "this granularity do not all have as many weights)"
-                )
-            every = masks.prunable(mask)
-            free = self._free(mask)
-            fixed = masks.size(every) - masks.size(free)
-            keep = round(pruning.density * masks.size(every)) - fixed
-            if not 0 <= keep <= masks.remaining(free):
-                raise ValueError(
-                    f"densities: got {pruning.density}, allowed: {fixed / masks.size(every):.4g} "
-                    f"(the excluded layers) to {masks.density(mask):.4g}"
-                )
-            keep = round(keep / grain.weights_per_unit)
-        pruned = self._spend(scores, grain.alive(mask), pruning.rate, pruning.times, keep)
-        child = dict(grain.expand(pruned, mask))
-        assert masks.nested(child, mask)
-        return child
 
     def ticket(
         self, history: History, parent: Training, mask: Mask, *, seed: int, level: int
@@ -382,7 +257,7 @@ class Search:
             return initial_state(model, ticket.task, self.init, generator(*key, "fresh"))
 
         if parent is not None:
-            history = self._telling(history, parent, cost, train, seed=seed, level=level)
+            history = self.telling(history, parent, cost, train, seed=seed, level=level)
         return baseline(
             ticket,
             Materials(
@@ -394,7 +269,7 @@ class Search:
             ),
         )
 
-    def _telling(
+    def telling(
         self,
         history: History,
         parent: Training,
@@ -413,7 +288,7 @@ class Search:
             change: Callable[[Scores], Scores] = lambda scores: scores,
             allocation: Allocation | None = None,
         ) -> Mask:
-            own = dataclasses.replace(self, allocation=allocation or self.allocation)
+            own = dataclasses.replace(self.pruner, allocation=allocation or self.allocation)
             return own.prune(history, training, seed, level, change=change)
 
         told = Lineage(
@@ -456,176 +331,7 @@ class Search:
         A diverged ticket ends its seed's later levels; a diverged control only
         itself. What the store holds is not trained again.
         """
-        roots = {seed: self.dense(seed) for seed in self.seeds}
-        for seed, training in roots.items():
-            self._places[training.id] = {"seed": seed, "variant": "dense"}
-        stored = workshop.complete(list(roots.values()), self.dense_watch())
-        rows = [
-            Row(
-                seed=seed,
-                variant=TICKET,
-                draw=0,
-                level=0,
-                parent_level=None,
-                search_steps=0,
-                options=None,
-                training=roots[seed],
-                stored=found,
-            )
-            for seed, found in zip(self.seeds, stored, strict=True)
-        ]
-        tickets: dict[tuple[int, int], Row] = {(r.seed, 0): r for r in rows}
-        yield rows
-        for level in range(1, self.levels + 1):
-            rows = self._level(level, tickets, workshop)
-            tickets |= {(r.seed, level): r for r in rows if r.variant == TICKET}
-            yield rows
-
-    def _level(
-        self,
-        level: int,
-        tickets: Mapping[tuple[int, int], Row],
-        workshop: Workshop,
-    ) -> list[Row]:
-        grounds = []
-        for seed in self.seeds:
-            parent = tickets.get((seed, self.schedule(level).parent))
-            previous = tickets.get((seed, level - 1))
-            if parent is None or previous is None or previous.stored.status == "diverged":
-                continue
-            dense = tickets[seed, 0].stored
-            own = self.imports.get(seed)
-            mask = None if own is None else own.mask
-            if parent.stored.dropped:
-                if mask is None and self.finder is None and not self._reads_parent_end():
-                    mask = self.known(seed, level, parent.training.id)
-                if mask is None:
-                    again = dataclasses.replace(self.ticket_watch(), tensors=True)
-                    (found,) = workshop.complete([parent.training], again)
-                    parent = dataclasses.replace(parent, stored=found)
-            history = self.history(dense, parent.stored, seed, self.excluded)
-            if mask is None:
-                mask = self.prune(history, parent.training, seed, level)
-            grounds.append(
-                Ground(
-                    seed=seed,
-                    level=level,
-                    parent=parent,
-                    history=history,
-                    mask=mask,
-                    cost=own.cost if own else parent.search_steps + self._scored_after(parent),
-                )
-            )
-        rows: list[Row] = []
-        if self.finder is not None:
-            rows, grounds = self._find(self.finder, grounds, workshop)
-        planned = Level(self._places)
-        for ground in grounds:
-            ticket = self.ticket(
-                ground.history, ground.parent.training, ground.mask, seed=ground.seed, level=level
-            )
-            ticket = self.filled(ticket, ground.history)
-            planned.plan(ground, ticket, self.ticket_watch(), TICKET, cost=ground.cost)
-            for name, baseline in self.baselines.items() if self.has_controls(level) else ():
-                for draw in range(baseline.draws):
-                    control = self.control(
-                        baseline,
-                        ticket,
-                        ground.history,
-                        seed=ground.seed,
-                        level=level,
-                        draw=draw,
-                        train=lambda t, watch=None: workshop.complete([t], watch)[0],
-                        parent=ground.parent.training,
-                        cost=ground.cost,
-                    )
-                    cost = ground.cost if baseline.searched else 0
-                    options = spec(baseline)
-                    planned.plan(
-                        ground, control, self.watch, name, draw=draw, cost=cost, options=options
-                    )
-        return rows + planned.complete(workshop)
-
-    def _scored_after(self, parent: Row) -> int:
-        """The updates of a parent's training that its child's mask needs."""
-        training, early = parent.training, parent.stored.done["early_stop"]
-        if isinstance(self.prune_at, int):
-            return self.prune_at - training.first_step
-        if self.prune_at == EARLY_STOP and early is not None:
-            return int(early["step"]) - training.first_step
-        return training.updates
-
-    def _reads_parent_end(self) -> bool:
-        """Whether tickets or controls use anything of what their parent's training ended with."""
-        if any(getattr(b, "rescores", False) for b in self.baselines.values()):
-            return True
-        cells = [self.rewind, *(b.rewind for b in self.baselines.values() if hasattr(b, "rewind"))]
-        return self.fill == "by_movement" or any(
-            getattr(c, "weights", "final") == "final" or getattr(c, "statistics", "") == "other"
-            for c in cells
-        )
-
-    def _find(
-        self, finder: Finder, grounds: Sequence[Ground], workshop: Workshop
-    ) -> tuple[list[Row], list[Ground]]:
-        """Train what finds the masks; its rows, and the grounds with what it found.
-
-        Where finding diverged, its seed ends here.
-        """
-        planned = Level(self._places)
-        for ground in grounds:
-            parent, history = ground.parent.training, ground.history
-            ticket = self.ticket(history, parent, ground.mask, seed=ground.seed, level=ground.level)
-            finding = finder(
-                ticket,
-                start=self.rewind(history).state,
-                history=self._telling(
-                    history,
-                    parent,
-                    ground.cost,
-                    lambda t, watch: workshop.complete([t], watch)[0],
-                    seed=ground.seed,
-                    level=ground.level,
-                ),
-                allocation=self.allocation,
-                keep=masks.remaining({n: ground.mask[n] for n in history.prunable()}),
-            )
-            spent = getattr(finder, "spent", lambda training: 0)(finding)
-            planned.plan(
-                ground,
-                finding,
-                self.ticket_watch(),
-                finder.variants[0],
-                cost=ground.cost + spent,
-            )
-            for name, control in finder.controls(finding).items():
-                planned.plan(ground, control, self.watch, name, cost=ground.cost)
-        rows = planned.complete(workshop)
-        found = {r.seed: r for r in rows if r.variant == finder.variants[0]}
-        return rows, [
-            self._found(finder, ground, found[ground.seed], workshop)
-            for ground in grounds
-            if found[ground.seed].stored.status != "diverged"
-        ]
-
-    def _found(self, finder: Finder, ground: Ground, row: Row, workshop: Workshop) -> Ground:
-        old, found = ground.history, row.stored
-        if found.dropped:
-            again = dataclasses.replace(self.ticket_watch(), tensors=True)
-            (found,) = workshop.complete([row.training], again)
-        spend = self._budget if getattr(finder, "of_units", False) else self.allocate
-
-        def allocate(scores: Scores) -> Mask:
-            return spend(scores, old.mask, ground.level)
-
-        # Where no weight was trained, what is rewound is still the parent's.
-        parent = found if getattr(finder, "trains_weights", True) else old.parent
-        return dataclasses.replace(
-            ground,
-            history=dataclasses.replace(old, parent=parent),
-            mask=finder.mask(found, history=old, allocate=allocate),
-            cost=row.search_steps + found.done["updates"],
-        )
+        return iterate(self, workshop)
 
     def history(
         self, dense: Stored, parent: Stored, seed: int, excluded: frozenset[str] = frozenset()

@@ -35,7 +35,7 @@ LAYERS = (
     ("lth.types",),
     ("lth.mask",),
     tuple(f"lth.{group}" for group in METHODS),
-    ("lth.search",),
+    ("lth.prune", "lth.find", "lth.iterate", "lth.search"),
     ("lth.prepare", "lth.plan", "lth.conduct"),
     ("lth.run",),
 )

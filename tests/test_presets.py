@@ -408,7 +408,7 @@ def test_one_level_prunes_each_layer_as_promised(name: str) -> None:
     start = search.theta_0(0)
     everything = masks.full(start.weights, search.layers)
     scores = {n: start.weights[n].abs() for n in everything}
-    mask = search.allocate(scores, everything, 1)
+    mask = search.pruner.allocate(scores, everything, 1)
     kept = {n: round(100 * d) for n, d in masks.layer_densities(mask).items()}
     convs = {n: d for n, d in kept.items() if search.layers[n] == "conv"}
     if name == "resnet_20_lmc":

@@ -158,7 +158,7 @@ def test_targets_are_exact_and_excluded_layers_count_as_kept(
     scores = {n: weights[n].abs() for n in dense if n != "fc.weight"}
     mask: Mask = dense
     for level, density in enumerate(densities, start=1):
-        new = search.allocate(scores, mask, level)
+        new = search.pruner.allocate(scores, mask, level)
         assert masks.nested(new, mask)
         assert masks.size(new) == total
         assert masks.remaining(new) == round(density * total)

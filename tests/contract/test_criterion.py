@@ -43,7 +43,7 @@ def test_criterion(path: Path, density: float, make_search: Any, make_workshop: 
         return criterion(
             history,
             free,
-            forward=search._forward(parent.task),
+            forward=search.pruner.forward(parent.task),
             batches=lambda: (batches(step) for step in range(parent.task.updates_per_epoch)),
             generator=generator("test"),
         )

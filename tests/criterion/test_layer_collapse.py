@@ -66,7 +66,7 @@ def smallest_layer(make_search: Any) -> Any:
             mask=lambda: dict(dense.mask),
             state=lambda when: dense.start,
         )
-        mask = search.prune(search.history(untrained, untrained, seed), dense, seed, 1)
+        mask = search.pruner.prune(search.history(untrained, untrained, seed), dense, seed, 1)
         assert masks.remaining(mask) == round(density * masks.size(mask))
         return min(int(m.sum()) for m in mask.values()), masks.size(mask)
 

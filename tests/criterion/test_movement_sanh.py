@@ -31,9 +31,9 @@ from lth.history import History
 from lth.paths import conf_dir
 from lth.prepare import prepare, read_data
 from lth.protocol import Engine, Result, Resume
+from lth.prune import CriterionError
 from lth.run import register
 from lth.runtime import Runtime
-from lth.search import CriterionError
 from lth.step import Step
 from lth.stream import generator
 from lth.training import Training

@@ -26,7 +26,7 @@ from lth.criterion.snip import SNIP
 from lth.criterion.synflow import SynFlow
 from lth.criterion.taylor import Taylor
 from lth.criterion.zhou import Zhou
-from lth.search import CriterionError
+from lth.prune import CriterionError
 from lth.stream import generator
 from lth.types import TrainState
 

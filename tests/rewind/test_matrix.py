@@ -84,7 +84,7 @@ def lab(make_search: Any, make_workshop: Any, train_plainly: Any) -> Lab:
         dense=dense.training,
         parent=parent.training,
         history=history,
-        mask=search.prune(history, parent.training, 0, 2),
+        mask=search.pruner.prune(history, parent.training, 0, 2),
         theta_0=initial_state(search.model, search.tasks[0], search.init, init),
         theta_k=train_plainly(dense.training, scheduled, last_step=K),
         dense_end=train_plainly(dense.training, scheduled),

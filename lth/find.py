@@ -1,0 +1,84 @@
+"""What finds a level's masks by a training of its own, where criterion and budget do not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lth import mask as masks
+from lth.complete import Workshop
+from lth.level import Ground, Level, Row
+from lth.protocol import Finder
+from lth.types import Mask, Scores
+
+if TYPE_CHECKING:
+    from lth.search import Search
+
+
+def find(
+    search: Search, finder: Finder, grounds: Sequence[Ground], workshop: Workshop
+) -> tuple[list[Row], list[Ground]]:
+    """Train what finds the masks; its rows, and the grounds with what it found.
+
+    Where finding diverged, its seed ends here.
+    """
+    planned = Level(search.places)
+    for ground in grounds:
+        parent, history = ground.parent.training, ground.history
+        ticket = search.ticket(history, parent, ground.mask, seed=ground.seed, level=ground.level)
+        finding = finder(
+            ticket,
+            start=search.rewind(history).state,
+            history=search.telling(
+                history,
+                parent,
+                ground.cost,
+                lambda t, watch: workshop.complete([t], watch)[0],
+                seed=ground.seed,
+                level=ground.level,
+            ),
+            allocation=search.allocation,
+            keep=masks.remaining({n: ground.mask[n] for n in history.prunable()}),
+        )
+        spent = getattr(finder, "spent", lambda training: 0)(finding)
+        planned.plan(
+            ground,
+            finding,
+            search.ticket_watch(),
+            finder.variants[0],
+            cost=ground.cost + spent,
+        )
+        for name, control in finder.controls(finding).items():
+            planned.plan(ground, control, search.watch, name, cost=ground.cost)
+    rows = planned.complete(workshop)
+    found = {r.seed: r for r in rows if r.variant == finder.variants[0]}
+    return rows, [
+        _found(search, finder, ground, found[ground.seed], workshop)
+        for ground in grounds
+        if found[ground.seed].stored.status != "diverged"
+    ]
+
+
+def _found(search: Search, finder: Finder, ground: Ground, row: Row, workshop: Workshop) -> Ground:
+    old, found = ground.history, row.stored
+    if found.dropped:
+        again = dataclasses.replace(search.ticket_watch(), tensors=True)
+        (found,) = workshop.complete([row.training], again)
+    spend = (
+        search.pruner.allocate_units
+        if getattr(finder, "of_units", False)
+        else search.pruner.allocate
+    )
+
+    def allocate(scores: Scores) -> Mask:
+        return spend(scores, old.mask, ground.level)
+
+    # Where no weight was trained, what is rewound is still the parent's.
+    parent = found if getattr(finder, "trains_weights", True) else old.parent
+    return dataclasses.replace(
+        ground,
+        history=dataclasses.replace(old, parent=parent),
+        mask=finder.mask(found, history=old, allocate=allocate),
+        cost=row.search_steps + found.done["updates"],
+    )

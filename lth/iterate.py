@@ -1,0 +1,135 @@
+"""The levels of a search, one after another: [train -> prune -> rewind]*, with controls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from lth.complete import Workshop
+from lth.event.evaluate import EARLY_STOP
+from lth.find import find
+from lth.level import TICKET, Ground, Level, Row
+from lth.spec import spec
+
+if TYPE_CHECKING:
+    from lth.search import Search
+
+
+def iterate(search: Search, workshop: Workshop) -> Iterator[list[Row]]:
+    """Complete the experiment level by level, and give each level's rows.
+
+    A diverged ticket ends its seed's later levels; a diverged control only
+    itself. What the store holds is not trained again.
+    """
+    roots = {seed: search.dense(seed) for seed in search.seeds}
+    for seed, training in roots.items():
+        search.places[training.id] = {"seed": seed, "variant": "dense"}
+    stored = workshop.complete(list(roots.values()), search.dense_watch())
+    rows = [
+        Row(
+            seed=seed,
+            variant=TICKET,
+            draw=0,
+            level=0,
+            parent_level=None,
+            search_steps=0,
+            options=None,
+            training=roots[seed],
+            stored=found,
+        )
+        for seed, found in zip(search.seeds, stored, strict=True)
+    ]
+    tickets: dict[tuple[int, int], Row] = {(r.seed, 0): r for r in rows}
+    yield rows
+    for level in range(1, search.levels + 1):
+        rows = _level(search, level, tickets, workshop)
+        tickets |= {(r.seed, level): r for r in rows if r.variant == TICKET}
+        yield rows
+
+
+def _level(
+    search: Search,
+    level: int,
+    tickets: Mapping[tuple[int, int], Row],
+    workshop: Workshop,
+) -> list[Row]:
+    grounds = []
+    for seed in search.seeds:
+        parent = tickets.get((seed, search.schedule(level).parent))
+        previous = tickets.get((seed, level - 1))
+        if parent is None or previous is None or previous.stored.status == "diverged":
+            continue
+        dense = tickets[seed, 0].stored
+        own = search.imports.get(seed)
+        mask = None if own is None else own.mask
+        if parent.stored.dropped:
+            if mask is None and search.finder is None and not _reads_parent_end(search):
+                mask = search.known(seed, level, parent.training.id)
+            if mask is None:
+                again = dataclasses.replace(search.ticket_watch(), tensors=True)
+                (found,) = workshop.complete([parent.training], again)
+                parent = dataclasses.replace(parent, stored=found)
+        history = search.history(dense, parent.stored, seed, search.excluded)
+        if mask is None:
+            mask = search.pruner.prune(history, parent.training, seed, level)
+        grounds.append(
+            Ground(
+                seed=seed,
+                level=level,
+                parent=parent,
+                history=history,
+                mask=mask,
+                cost=own.cost if own else parent.search_steps + _scored_after(search, parent),
+            )
+        )
+    rows: list[Row] = []
+    if search.finder is not None:
+        rows, grounds = find(search, search.finder, grounds, workshop)
+    planned = Level(search.places)
+    for ground in grounds:
+        ticket = search.ticket(
+            ground.history, ground.parent.training, ground.mask, seed=ground.seed, level=level
+        )
+        ticket = search.filled(ticket, ground.history)
+        planned.plan(ground, ticket, search.ticket_watch(), TICKET, cost=ground.cost)
+        for name, baseline in search.baselines.items() if search.has_controls(level) else ():
+            for draw in range(baseline.draws):
+                control = search.control(
+                    baseline,
+                    ticket,
+                    ground.history,
+                    seed=ground.seed,
+                    level=level,
+                    draw=draw,
+                    train=lambda t, watch=None: workshop.complete([t], watch)[0],
+                    parent=ground.parent.training,
+                    cost=ground.cost,
+                )
+                cost = ground.cost if baseline.searched else 0
+                options = spec(baseline)
+                planned.plan(
+                    ground, control, search.watch, name, draw=draw, cost=cost, options=options
+                )
+    return rows + planned.complete(workshop)
+
+
+def _scored_after(search: Search, parent: Row) -> int:
+    """The updates of a parent's training that its child's mask needs."""
+    training, early = parent.training, parent.stored.done["early_stop"]
+    if isinstance(search.prune_at, int):
+        return search.prune_at - training.first_step
+    if search.prune_at == EARLY_STOP and early is not None:
+        return int(early["step"]) - training.first_step
+    return training.updates
+
+
+def _reads_parent_end(search: Search) -> bool:
+    """Whether tickets or controls use anything of what their parent's training ended with."""
+    if any(getattr(b, "rescores", False) for b in search.baselines.values()):
+        return True
+    cells = [search.rewind, *(b.rewind for b in search.baselines.values() if hasattr(b, "rewind"))]
+    return search.fill == "by_movement" or any(
+        getattr(c, "weights", "final") == "final" or getattr(c, "statistics", "") == "other"
+        for c in cells
+    )
