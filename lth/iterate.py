@@ -54,64 +54,82 @@ def _level(
     tickets: Mapping[tuple[int, int], Row],
     workshop: Workshop,
 ) -> list[Row]:
-    grounds = []
-    for seed in search.seeds:
-        parent = tickets.get((seed, search.schedule(level).parent))
-        previous = tickets.get((seed, level - 1))
-        if parent is None or previous is None or previous.stored.status == "diverged":
-            continue
-        dense = tickets[seed, 0].stored
-        own = search.imports.get(seed)
-        mask = None if own is None else own.mask
-        if parent.stored.dropped:
-            if mask is None and search.finder is None and not _reads_parent_end(search):
-                mask = search.known(seed, level, parent.training.id)
-            if mask is None:
-                again = dataclasses.replace(search.ticket_watch(), tensors=True)
-                (found,) = workshop.complete([parent.training], again)
-                parent = dataclasses.replace(parent, stored=found)
-        history = search.history(dense, parent.stored, seed, search.excluded)
-        if mask is None:
-            mask = search.pruner.prune(history, parent.training, seed, level)
-        grounds.append(
-            Ground(
-                seed=seed,
-                level=level,
-                parent=parent,
-                history=history,
-                mask=mask,
-                cost=own.cost if own else parent.search_steps + _scored_after(search, parent),
-            )
-        )
+    """Complete a level of all seeds: what finds its masks, its tickets and their controls."""
+    grounds = [
+        _ground(search, seed, level, tickets, workshop)
+        for seed in search.seeds
+        if _goes_on(search, seed, level, tickets)
+    ]
     rows: list[Row] = []
     if search.finder is not None:
         rows, grounds = find(search, search.finder, grounds, workshop)
     planned = Level(search.places)
     for ground in grounds:
-        ticket = search.ticket(
-            ground.history, ground.parent.training, ground.mask, seed=ground.seed, level=level
-        )
-        ticket = search.filled(ticket, ground.history)
-        planned.plan(ground, ticket, search.ticket_watch(), TICKET, cost=ground.cost)
-        for name, baseline in search.baselines.items() if search.has_controls(level) else ():
-            for draw in range(baseline.draws):
-                control = search.control(
-                    baseline,
-                    ticket,
-                    ground.history,
-                    seed=ground.seed,
-                    level=level,
-                    draw=draw,
-                    train=lambda t, watch=None: workshop.complete([t], watch)[0],
-                    parent=ground.parent.training,
-                    cost=ground.cost,
-                )
-                cost = ground.cost if baseline.searched else 0
-                options = spec(baseline)
-                planned.plan(
-                    ground, control, search.watch, name, draw=draw, cost=cost, options=options
-                )
+        _plan(search, ground, planned, workshop)
     return rows + planned.complete(workshop)
+
+
+def _goes_on(search: Search, seed: int, level: int, tickets: Mapping[tuple[int, int], Row]) -> bool:
+    """Whether a seed has this level: its parent is there, and the level before did not diverge."""
+    previous = tickets.get((seed, level - 1))
+    if previous is None or previous.stored.status == "diverged":
+        return False
+    return (seed, search.schedule(level).parent) in tickets
+
+
+def _ground(
+    search: Search,
+    seed: int,
+    level: int,
+    tickets: Mapping[tuple[int, int], Row],
+    workshop: Workshop,
+) -> Ground:
+    """What a seed's level stands on: its parent, and the mask that was brought in or is pruned."""
+    parent, own = tickets[seed, search.schedule(level).parent], search.imports.get(seed)
+    mask = None if own is None else own.mask
+    if parent.stored.dropped:
+        if mask is None and search.finder is None and not _reads_parent_end(search):
+            mask = search.known(seed, level, parent.training.id)
+        if mask is None:
+            again = dataclasses.replace(search.ticket_watch(), tensors=True)
+            (found,) = workshop.complete([parent.training], again)
+            parent = dataclasses.replace(parent, stored=found)
+    history = search.history(tickets[seed, 0].stored, parent.stored, seed, search.excluded)
+    if mask is None:
+        mask = search.pruner.prune(history, parent.training, seed, level)
+    return Ground(
+        seed=seed,
+        level=level,
+        parent=parent,
+        history=history,
+        mask=mask,
+        cost=own.cost if own else parent.search_steps + _scored_after(search, parent),
+    )
+
+
+def _plan(search: Search, ground: Ground, planned: Level, workshop: Workshop) -> None:
+    """Plan a ticket and its controls."""
+    history, parent = ground.history, ground.parent.training
+    ticket = search.ticket(history, parent, ground.mask, seed=ground.seed, level=ground.level)
+    ticket = search.filled(ticket, history)
+    planned.plan(ground, ticket, search.ticket_watch(), TICKET, cost=ground.cost)
+    baselines = search.baselines if search.has_controls(ground.level) else {}
+    for name, baseline in baselines.items():
+        for draw in range(baseline.draws):
+            control = search.control(
+                baseline,
+                ticket,
+                history,
+                seed=ground.seed,
+                level=ground.level,
+                draw=draw,
+                train=lambda t, watch=None: workshop.complete([t], watch)[0],
+                parent=parent,
+                cost=ground.cost,
+            )
+            cost = ground.cost if baseline.searched else 0
+            options = spec(baseline)
+            planned.plan(ground, control, search.watch, name, draw=draw, cost=cost, options=options)
 
 
 def _scored_after(search: Search, parent: Row) -> int:
