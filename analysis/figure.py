@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -165,10 +165,6 @@ class Subject:
 
     def colour(self, variant: str) -> str:
         return colour(variant, self.variants)
-
-
-Plot = Callable[[Subject], Figure | None]
-"""Draws a run; None where the run has nothing to show of it."""
 
 
 def percent(density: float) -> str:

@@ -16,7 +16,7 @@ from lth.paths import conf_dir
 def explain(error: BaseException, overrides: Sequence[str]) -> list[str]:
     """The fault that ended Hydra's composition, in the form of all other faults."""
     if isinstance(error, MissingConfigException):
-        return [_missing(error, overrides)]
+        return [_missing(error)]
     if isinstance(error, OverrideParseException):
         return [f"command line: got {error.override!r}, allowed: key=value ({_first(error)})"]
     ambiguous = [o for o in overrides if "Ambiguous value" in str(error) and o in str(error)]
@@ -29,7 +29,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> list[str]:
     return [f"configuration: {_first(error)}"]
 
 
-def _missing(error: MissingConfigException, overrides: Sequence[str]) -> str:
+def _missing(error: MissingConfigException) -> str:
     path = error.missing_cfg_file or ""
     path = path if isinstance(path, str) else ", ".join(path)
     group, _, name = path.rpartition("/")

@@ -250,6 +250,7 @@ def _fit(run: Run, task: Task) -> list[str]:
 
 
 def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
+    """Steps outside the training, and what components refuse of this search."""
     root, total = run.root, search.train_steps
     faults = []
     if not search.rewind_step < total:
@@ -258,6 +259,28 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
         )
     if search.learning_rate.warmup > total:
         faults.append(f"warmup: got {root.warmup}, allowed: up to {total}it (train_steps)")
+    faults += _refusals(search)
+    against = root.verdict_against
+    if search.baselines and against not in (*search.baselines, RunConfig().verdict_against):
+        faults.append(
+            f"verdict_against: got {against!r}, allowed: {', '.join(search.baselines)} (baseline)"
+        )
+    faults += [
+        f"lr.milestones: got {milestone}, allowed: below {total}it (train_steps)"
+        for milestone in getattr(search.learning_rate.shape, "milestones", ())
+        if milestone.iterations >= total
+    ]
+    faults += [
+        f"keep: got {step}it, allowed: up to {total}it (train_steps)"
+        for step in keep
+        if step > total
+    ]
+    return faults + _span_faults(run, search)
+
+
+def _refusals(search: Search) -> list[str]:
+    """What components with a ``check`` say of the search."""
+    faults = []
     for component in (search.allocation, search.finder, *search.baselines.values()):
         check = getattr(component, "check", None)
         try:
@@ -265,20 +288,15 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
                 check(search)
         except ValueError as error:
             faults.append(str(error))
-    against = root.verdict_against
-    if search.baselines and against not in (*search.baselines, RunConfig().verdict_against):
-        faults.append(
-            f"verdict_against: got {against!r}, allowed: {', '.join(search.baselines)} (baseline)"
-        )
-    for milestone in getattr(search.learning_rate.shape, "milestones", ()):
-        if milestone.iterations >= total:
-            faults.append(f"lr.milestones: got {milestone}, allowed: below {total}it (train_steps)")
-    for step in keep:
-        if step > total:
-            faults.append(f"keep: got {step}it, allowed: up to {total}it (train_steps)")
+    return faults
+
+
+def _span_faults(run: Run, search: Search) -> list[str]:
+    """Rewinding to steps that are not there, and scoring at steps that no parent has."""
+    root, faults = run.root, []
     rewinds = {"rewind": run.rewind}
     rewinds |= {f"baseline.{k}.rewind": getattr(b, "rewind", None) for k, b in run.baseline.items()}
-    first, last = 0, total
+    first, last = 0, search.train_steps
     chained = any(search.schedule(level).parent > 0 for level in range(1, search.levels + 1))
     for key, rewind in rewinds.items():
         if not hasattr(rewind, "span"):
@@ -286,7 +304,7 @@ def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
         try:
             span = rewind.span(
                 rewind_step=search.rewind_step,
-                train_steps=total,
+                train_steps=search.train_steps,
                 updates_per_epoch=search.tasks[root.seeds[0]].updates_per_epoch,
             )
             if key == "rewind" and chained:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,6 @@ from typing import Any
 import torch
 
 from lth.option import at_least
-
-Numerics = Mapping[str, Any]
-"""What is recorded with every Training; equal numerics give equal bits."""
 
 
 @dataclass(frozen=True, kw_only=True)

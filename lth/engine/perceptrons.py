@@ -32,8 +32,8 @@ class Perceptrons:
         ]
         self.cohort = Cohort([live.training for live in lives], [v.start for v in lives], shapes)
         scratch: dict[torch.Size, Tensor] = {}
-        for live, packed in zip(lives, self.cohort.packed, strict=True):
-            self._layers.append(_layers(live, packed, sparse_below, scratch))
+        for packed in self.cohort.packed:
+            self._layers.append(_layers(packed, sparse_below, scratch))
         self._batches = Batches(lives[0].training, CPU)
         self._gathered: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
@@ -128,7 +128,6 @@ class Perceptrons:
 
 
 def _layers(
-    live: Live,
     packed: Mapping[str, Packed],
     sparse_below: float,
     scratch: dict[torch.Size, Tensor],
