@@ -61,8 +61,7 @@ class Workshop:
 
     ``observe(training)`` gives further events that only watch (progress).
     ``say(text)`` takes one-line notices (damage found, waiting for a lock,
-    where it ``waits_aloud``). ``processes`` is how many share the work: each
-    level is divided among as many, and then by the engine.
+    where it ``waits_aloud``). ``processes`` is how many share a run's work.
     """
 
     store: Store
@@ -83,12 +82,36 @@ class Workshop:
         ``watch`` is one for all or by id. Where another process holds a
         Training, the others are trained first and then it is waited for.
         """
+        return self._complete(trainings, watch, parts=1, wait=True) or []
+
+    def attempt(
+        self,
+        trainings: Sequence[Training],
+        watch: Mapping[str, Watch] | Watch | None = None,
+        *,
+        parts: int = 1,
+    ) -> list[Stored] | None:
+        """The same without waiting: None where another process is at work on one of them.
+
+        What nobody is at is trained all the same. ``parts``: among how many
+        processes they are divided, before the engine divides them further.
+        """
+        return self._complete(trainings, watch, parts=parts, wait=False)
+
+    def _complete(
+        self,
+        trainings: Sequence[Training],
+        watch: Mapping[str, Watch] | Watch | None,
+        *,
+        parts: int,
+        wait: bool,
+    ) -> list[Stored] | None:
         unique = {t.id: t for t in trainings}
         wanted = {i: _watch_of(watch, i) for i in unique}
         done: dict[str, Stored] = {}
         groups = [
             [t.id for t in group]
-            for part in shares(list(unique.values()), self.processes)
+            for part in shares(list(unique.values()), parts)
             for group in self.engine.groups(part, self.runtime)
         ]
         with Commits() as commits:
@@ -96,6 +119,8 @@ class Workshop:
             while groups:
                 waiting = [g for g in groups if not attempt(g, wait=False)]
                 if len(waiting) == len(groups):
+                    if not wait:
+                        return None
                     # Whoever waits holds nothing that others may be waiting for.
                     commits.finish()
                     if self.waits_aloud:

@@ -113,7 +113,7 @@ def _conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | Non
     try:
         with crew(run.config, run.root.workers - 1, display.say):
             for rows in search.run(workshop):
-                display.level_done(rows)
+                display.ready(rows)
                 references = [_refer(row, folder, display) for row in rows]
                 mirrored = [_mirror(*pair) for pair in zip(rows, references, strict=True)]
                 for sink in sinks:
@@ -162,8 +162,7 @@ class _Display:
         self._search = search
         self._ahead = ahead
         self._finished = 0
-        self._in_level = 0
-        self._level = 0
+        self._trained: set[str] = set()
         self._since: tuple[float, int] | None = None
 
     def say(self, text: str) -> None:
@@ -172,19 +171,21 @@ class _Display:
 
     def committed(self, training: Training, stored: Stored) -> None:
         # A control's prelude (its dense k steps) is not one of the planned trainings.
-        self._in_level += self._search.place_of(training)["variant"] != PRELUDE
+        if self._search.place_of(training)["variant"] != PRELUDE:
+            self._trained.add(training.id)
 
-    def level_done(self, rows: Sequence[Row]) -> None:
-        """Count a level's Trainings, whoever trained them."""
+    def ready(self, rows: Sequence[Row]) -> None:
+        """Count Trainings of a level, whoever trained them."""
         self._finished += len(rows)
-        self._in_level = 0
-        self._level += 1
+        self._trained -= {row.training.id for row in rows}
+
+    def _done(self) -> int:
+        return self._finished + len(self._trained)
 
     def show(self, training: Training, step: int, loss: float) -> None:
         row = {
-            "level": self._level,
             "levels": self._search.levels,
-            "done": self._finished + self._in_level,
+            "done": self._done(),
             "of": self._ahead.trainings,
             "step": step,
             "last_step": training.last_step,
@@ -197,7 +198,7 @@ class _Display:
 
     def _seconds_left(self) -> float:
         """By the pace since the first training of this process; before, by the plan."""
-        done, now = self._finished + self._in_level, time.monotonic()
+        done, now = self._done(), time.monotonic()
         if self._since is None:
             self._since = (now, done)
         began, first = self._since

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from lth import mask as masks
 from lth.complete import Workshop
-from lth.level import Ground, Level, Row
+from lth.level import Ground, Planned, Row
 from lth.protocol import Finder
 from lth.types import Mask, Scores
 
@@ -17,47 +17,43 @@ if TYPE_CHECKING:
 
 
 def find(
-    search: Search, finder: Finder, grounds: Sequence[Ground], workshop: Workshop
-) -> tuple[list[Row], list[Ground]]:
-    """Train what finds the masks; its rows, and the grounds with what it found.
+    search: Search, finder: Finder, ground: Ground, workshop: Workshop
+) -> Generator[Planned, list[Row], tuple[list[Row], Ground | None]]:
+    """Ask for what finds the mask; its rows, and the ground with what it found.
 
-    Where finding diverged, its seed ends here.
+    None in place of the ground where finding diverged.
     """
-    planned = Level(search.places)
-    for ground in grounds:
-        parent, history = ground.parent.training, ground.history
-        ticket = search.ticket(history, parent, ground.mask, seed=ground.seed, level=ground.level)
-        finding = finder(
-            ticket,
-            start=search.rewind(history).state,
-            history=search.telling(
-                history,
-                parent,
-                ground.cost,
-                lambda t, watch: workshop.complete([t], watch)[0],
-                seed=ground.seed,
-                level=ground.level,
-            ),
-            allocation=search.allocation,
-            keep=masks.remaining({n: ground.mask[n] for n in history.prunable()}),
-        )
-        spent = getattr(finder, "spent", lambda training: 0)(finding)
-        planned.plan(
-            ground,
-            finding,
-            search.ticket_watch(),
-            finder.variants[0],
-            cost=ground.cost + spent,
-        )
-        for name, control in finder.controls(finding).items():
-            planned.plan(ground, control, search.watch, name, cost=ground.cost)
-    rows = planned.complete(workshop)
-    found = {r.seed: r for r in rows if r.variant == finder.variants[0]}
-    return rows, [
-        _found(search, finder, ground, found[ground.seed], workshop)
-        for ground in grounds
-        if found[ground.seed].stored.status != "diverged"
-    ]
+    rows = yield _finding(search, finder, ground, workshop)
+    found = next(r for r in rows if r.variant == finder.variants[0])
+    if found.stored.status == "diverged":
+        return rows, None
+    return rows, _found(search, finder, ground, found, workshop)
+
+
+def _finding(search: Search, finder: Finder, ground: Ground, workshop: Workshop) -> Planned:
+    """What finds a level's mask, and its controls."""
+    parent, history = ground.parent.training, ground.history
+    ticket = search.ticket(history, parent, ground.mask, seed=ground.seed, level=ground.level)
+    finding = finder(
+        ticket,
+        start=search.rewind(history).state,
+        history=search.telling(
+            history,
+            parent,
+            ground.cost,
+            lambda t, watch: workshop.complete([t], watch)[0],
+            seed=ground.seed,
+            level=ground.level,
+        ),
+        allocation=search.allocation,
+        keep=masks.remaining({n: ground.mask[n] for n in history.prunable()}),
+    )
+    spent = getattr(finder, "spent", lambda training: 0)(finding)
+    planned = Planned.on(ground, search.places)
+    planned.plan(finding, search.ticket_watch(), finder.variants[0], cost=ground.cost + spent)
+    for name, control in finder.controls(finding).items():
+        planned.plan(control, search.watch, name, cost=ground.cost)
+    return planned
 
 
 def _found(search: Search, finder: Finder, ground: Ground, row: Row, workshop: Workshop) -> Ground:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from lth.chains import Chain, advance
 from lth.complete import Workshop
 from lth.event.evaluate import EARLY_STOP
 from lth.find import find
-from lth.level import TICKET, Ground, Level, Row
+from lth.level import TICKET, Ground, Planned, Row
 from lth.spec import spec
 
 if TYPE_CHECKING:
@@ -17,75 +18,55 @@ if TYPE_CHECKING:
 
 
 def iterate(search: Search, workshop: Workshop) -> Iterator[list[Row]]:
-    """Complete the experiment level by level, and give each level's rows.
+    """Complete the experiment, and give its rows level by level, of each seed in order.
 
     A diverged ticket ends its seed's later levels; a diverged control only
     itself. What the store holds is not trained again.
     """
-    roots = {seed: search.dense(seed) for seed in search.seeds}
-    for seed, training in roots.items():
-        search.places[training.id] = {"seed": seed, "variant": "dense"}
-    stored = workshop.complete(list(roots.values()), search.dense_watch())
-    rows = [
-        Row(
-            seed=seed,
-            variant=TICKET,
-            draw=0,
-            level=0,
-            parent_level=None,
-            search_steps=0,
-            options=None,
-            training=roots[seed],
-            stored=found,
-        )
-        for seed, found in zip(search.seeds, stored, strict=True)
-    ]
-    tickets: dict[tuple[int, int], Row] = {(r.seed, 0): r for r in rows}
+    return advance([_levels(search, seed, workshop) for seed in search.seeds], workshop)
+
+
+def _levels(search: Search, seed: int, workshop: Workshop) -> Chain:
+    """The levels of a seed, one after another."""
+    planned = Planned(search.places, seed=seed, level=0)
+    planned.plan(search.dense(seed), search.dense_watch(), TICKET, shown="dense")
+    rows = yield planned
     yield rows
+    tickets = {0: rows[0]}
     for level in range(1, search.levels + 1):
-        rows = _level(search, level, tickets, workshop)
-        tickets |= {(r.seed, level): r for r in rows if r.variant == TICKET}
+        if tickets[level - 1].stored.status == "diverged":
+            return
+        rows = yield from _level(search, seed, level, tickets, workshop)
         yield rows
+        found = [r for r in rows if r.variant == TICKET]
+        if not found:
+            return
+        tickets[level] = found[0]
 
 
 def _level(
-    search: Search,
-    level: int,
-    tickets: Mapping[tuple[int, int], Row],
-    workshop: Workshop,
-) -> list[Row]:
-    """Complete a level of all seeds: what finds its masks, its tickets and their controls."""
-    grounds = [
-        _ground(search, seed, level, tickets, workshop)
-        for seed in search.seeds
-        if _goes_on(search, seed, level, tickets)
-    ]
+    search: Search, seed: int, level: int, tickets: Mapping[int, Row], workshop: Workshop
+) -> Generator[Planned, list[Row], list[Row]]:
+    """The rows of a level; without a ticket's where what finds its mask diverged."""
+    ground = _ground(search, seed, level, tickets, workshop)
     rows: list[Row] = []
     if search.finder is not None:
-        rows, grounds = find(search, search.finder, grounds, workshop)
-    planned = Level(search.places)
-    for ground in grounds:
-        _plan(search, ground, planned, workshop)
-    return rows + planned.complete(workshop)
-
-
-def _goes_on(search: Search, seed: int, level: int, tickets: Mapping[tuple[int, int], Row]) -> bool:
-    """Whether a seed has this level: its parent is there, and the level before did not diverge."""
-    previous = tickets.get((seed, level - 1))
-    if previous is None or previous.stored.status == "diverged":
-        return False
-    return (seed, search.schedule(level).parent) in tickets
+        rows, found = yield from find(search, search.finder, ground, workshop)
+        if found is None:
+            return rows
+        ground = found
+    return rows + (yield _planned(search, ground, workshop))
 
 
 def _ground(
     search: Search,
     seed: int,
     level: int,
-    tickets: Mapping[tuple[int, int], Row],
+    tickets: Mapping[int, Row],
     workshop: Workshop,
 ) -> Ground:
     """What a seed's level stands on: its parent, and the mask that was brought in or is pruned."""
-    parent, own = tickets[seed, search.schedule(level).parent], search.imports.get(seed)
+    parent, own = tickets[search.schedule(level).parent], search.imports.get(seed)
     mask = None if own is None else own.mask
     if parent.stored.dropped:
         if mask is None and search.finder is None and not _reads_parent_end(search):
@@ -94,7 +75,7 @@ def _ground(
             again = dataclasses.replace(search.ticket_watch(), tensors=True)
             (found,) = workshop.complete([parent.training], again)
             parent = dataclasses.replace(parent, stored=found)
-    history = search.history(tickets[seed, 0].stored, parent.stored, seed, search.excluded)
+    history = search.history(tickets[0].stored, parent.stored, seed, search.excluded)
     if mask is None:
         mask = search.pruner.prune(history, parent.training, seed, level)
     return Ground(
@@ -107,12 +88,13 @@ def _ground(
     )
 
 
-def _plan(search: Search, ground: Ground, planned: Level, workshop: Workshop) -> None:
-    """Plan a ticket and its controls."""
+def _planned(search: Search, ground: Ground, workshop: Workshop) -> Planned:
+    """A ticket and its controls."""
     history, parent = ground.history, ground.parent.training
     ticket = search.ticket(history, parent, ground.mask, seed=ground.seed, level=ground.level)
     ticket = search.filled(ticket, history)
-    planned.plan(ground, ticket, search.ticket_watch(), TICKET, cost=ground.cost)
+    planned = Planned.on(ground, search.places)
+    planned.plan(ticket, search.ticket_watch(), TICKET, cost=ground.cost)
     baselines = search.baselines if search.has_controls(ground.level) else {}
     for name, baseline in baselines.items():
         for draw in range(baseline.draws):
@@ -129,7 +111,8 @@ def _plan(search: Search, ground: Ground, planned: Level, workshop: Workshop) ->
             )
             cost = ground.cost if baseline.searched else 0
             options = spec(baseline)
-            planned.plan(ground, control, search.watch, name, draw=draw, cost=cost, options=options)
+            planned.plan(control, search.watch, name, draw=draw, cost=cost, options=options)
+    return planned
 
 
 def _scored_after(search: Search, parent: Row) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from lth.complete import Watch, Workshop
+from lth.complete import Watch
 from lth.history import History
 from lth.spec import Json
 from lth.store.stored import Stored
@@ -49,44 +50,60 @@ class Ground:
     cost: int
 
 
-class Level:
-    """Trainings with their places, completed together; ``places`` is told of each by id."""
+class Planned:
+    """Trainings with their places in a run; ``places`` is told of each by id."""
 
-    def __init__(self, places: dict[str, dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        places: dict[str, dict[str, Any]],
+        *,
+        seed: int,
+        level: int,
+        parent_level: int | None = None,
+    ) -> None:
         self._places = places
-        self._planned: list[Callable[[Stored], Row]] = []
-        self._trainings: list[Training] = []
-        self._watches: dict[str, Watch] = {}
+        self._place: dict[str, Any] = {
+            "seed": seed,
+            "level": level,
+            "parent_level": parent_level,
+        }
+        self._rows: list[Callable[..., Row]] = []
+        self.trainings: list[Training] = []
+        self.watches: dict[str, Watch] = {}
+
+    @classmethod
+    def on(cls, ground: Ground, places: dict[str, dict[str, Any]]) -> Planned:
+        """Empty, for the Trainings that stand on a ground."""
+        return cls(places, seed=ground.seed, level=ground.level, parent_level=ground.parent.level)
 
     def plan(
         self,
-        ground: Ground,
         training: Training,
         watch: Watch,
         variant: str,
         *,
-        cost: int,
+        cost: int = 0,
         draw: int = 0,
         options: Json = None,
+        shown: str | None = None,
     ) -> None:
-        self._places[training.id] = {"seed": ground.seed, "variant": variant}
-        self._trainings.append(training)
-        self._watches.setdefault(training.id, watch)
-        self._planned.append(
-            lambda stored: Row(
-                seed=ground.seed,
+        """Add a Training that is ``shown`` by its variant or another name."""
+        place = self._place
+        self._places[training.id] = {**place, "variant": shown or variant}
+        self.trainings.append(training)
+        self.watches.setdefault(training.id, watch)
+        self._rows.append(
+            partial(
+                Row,
+                **place,
                 variant=variant,
                 draw=draw,
-                level=ground.level,
-                parent_level=ground.parent.level,
                 search_steps=cost,
                 options=options,
                 training=training,
-                stored=stored,
             )
         )
 
-    def complete(self, workshop: Workshop) -> list[Row]:
-        """Their rows, in the order in which they were planned."""
-        stored = workshop.complete(self._trainings, self._watches)
-        return [row(found) for row, found in zip(self._planned, stored, strict=True)]
+    def rows(self, stored: Sequence[Stored]) -> list[Row]:
+        """Their rows, once they are stored, in the order in which they were planned."""
+        return [row(stored=found) for row, found in zip(self._rows, stored, strict=True)]

@@ -94,8 +94,8 @@ class Search:
     places: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def place_of(self, training: Training) -> dict[str, Any]:
-        """``seed`` and ``variant`` of a Training under way, for display."""
-        return self.places.get(training.id, {"seed": "-", "variant": PRELUDE})
+        """``seed``, ``variant`` and ``level`` of a Training under way, for display."""
+        return self.places.get(training.id, {"seed": "-", "variant": PRELUDE, "level": "-"})
 
     @property
     def train_steps(self) -> int:
@@ -326,7 +326,7 @@ class Search:
         )
 
     def run(self, workshop: Workshop) -> Iterator[list[Row]]:
-        """Complete the experiment level by level, and give each level's rows.
+        """Complete the experiment, and give its rows level by level, of each seed in order.
 
         A diverged ticket ends its seed's later levels; a diverged control only
         itself. What the store holds is not trained again.

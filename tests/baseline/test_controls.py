@@ -44,6 +44,7 @@ from lth.dataset.corrupt import corrupt
 from lth.engine.batches import Batches
 from lth.finder.early_bird import EarlyBird
 from lth.init.glorot_normal import GlorotNormal
+from lth.iterate import _reads_parent_end
 from lth.level import Row
 from lth.lr.step import MultiStep
 from lth.model.torchvision import ResNet18
@@ -542,8 +543,8 @@ def test_inverted_scores_are_scored_in_as_many_steps_as_the_ticket(
 
 
 def test_the_lowest_scores_need_the_parents_end(make_search: Any) -> None:
-    assert make_search(baselines={"x": InvertedScores()})._reads_parent_end()
-    assert not make_search(baselines={"x": ShuffledMask()})._reads_parent_end()
+    assert _reads_parent_end(make_search(baselines={"x": InvertedScores()}))
+    assert not _reads_parent_end(make_search(baselines={"x": ShuffledMask()}))
 
 
 LAYERS = {"a": "conv", "b": "linear", "c": "output"}

@@ -546,6 +546,6 @@ def test_a_diverged_dense_network_has_no_tickets(make_search: Any, make_workshop
     for schedule in (Geometric(rate=0.4), OneShot(rate=0.4)):
         again = dataclasses.replace(search, schedule=schedule)
         found = list(again.run(make_workshop()))
-        assert [len(rows) for rows in found] == [1, 0, 0, 0]
+        assert [len(rows) for rows in found] == [1]
         assert found[0][0].stored.status == "diverged"
         assert 0 < found[0][0].stored.done["updates"] < T
