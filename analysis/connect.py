@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frame import LocateError, locate
+from analysis.frame import LocateError, trained
 from analysis.stats import estimate
 from analysis.whole import write_csv
 from lth.config import ConfigError
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, value in (("--copies", options.copies), ("--points", options.points)):
             if value < 2:
                 raise LocateError(f"{name}: got {value}, allowed: 2 or more")
-        for folder in locate(options.run, options.store):
+        for folder in trained(options.run, options.store):
             pairs, lines = measure(
                 folder,
                 levels=_levels(options.levels, folder),
