@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.evidence import Evidence, evidence
 from analysis.frame import COLUMNS, LocateError, frame, trained
+from analysis.stats import densities
 from lth.store.stored import DamagedError
 
 
@@ -21,13 +22,13 @@ def table(proof: Evidence) -> str:
     accuracy = proof.accuracy.set_index(["level", "variant"])
     early = proof.early_stop.set_index(["level", "variant"])
     difference = proof.difference[proof.difference["against"] == against].set_index("level")
-    rows = []
+    density, rows = densities(data), []
     for level, part in data.groupby("level"):
         tickets = part[part["variant"] == "ticket"]
         row = {
             "level": level,
-            "density %": f"{100 * tickets['density'].mean():.2f}",
-            "weights": f"{tickets['remaining_weights'].mean():,.0f}",
+            "density %": f"{100 * density[level]:.2f}",
+            "weights": f"{tickets['remaining_weights'].mean():,.0f}" if len(tickets) else "-",
             "n": len(tickets),
         }
         for variant in proof.variants:
