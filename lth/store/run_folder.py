@@ -17,7 +17,7 @@ import yaml
 
 from lth.config import run_id
 from lth.paths import conf_dir
-from lth.store.files import FileStore, locked, write_atomically
+from lth.store.files import FileStore, clear, locked, write_atomically
 from lth.store.stored import DamagedError, Stored, seal, unseal
 from lth.training import STORE_VERSION, Training
 from lth.types import Ticket
@@ -90,8 +90,7 @@ class RunFolder:
                     f"have {data_digest[:12]}: use another store.root, or bring the old data back"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
-            for stray in self.path.rglob(".*.tmp"):  # of killed processes
-                stray.unlink()
+            clear(self.path)
             text = yaml.safe_dump(dict(semantic), sort_keys=True)
             write_atomically(self.path / "config.yaml", text.encode())
             info["invocations"].append(dict(invocation))
