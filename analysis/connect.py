@@ -236,14 +236,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if value < 2:
                 raise LocateError(f"{name}: got {value}, allowed: 2 or more")
         for folder in trained(options.run, options.store):
-            pairs, lines = measure(
-                folder,
-                levels=_levels(options.levels, folder),
-                count=options.copies,
-                points=options.points,
-                rewind_steps=options.rewind_steps,
-                **changes,
-            )
+            with folder.at_work():
+                pairs, lines = measure(
+                    folder,
+                    levels=_levels(options.levels, folder),
+                    count=options.copies,
+                    points=options.points,
+                    rewind_steps=options.rewind_steps,
+                    **changes,
+                )
             folder.report.mkdir(parents=True, exist_ok=True)
             write_csv(folder.report / "connect.csv", pairs)
             write_csv(folder.report / "connect_lines.csv", lines)

@@ -96,6 +96,21 @@ class RunFolder:
             info["invocations"].append(dict(invocation))
             write_atomically(self.path / "run.json", seal(info))
 
+    def at_work(self) -> AbstractContextManager[bool]:
+        """Held while a process adds to the run: what it found may have no reference yet."""
+        return locked(self._in_use, wait=True, shared=True)
+
+    def idle(self) -> bool:
+        """Whether no process is ``at_work``."""
+        if not self._in_use.exists():
+            return True
+        with locked(self._in_use, wait=False) as alone:
+            return alone
+
+    @property
+    def _in_use(self) -> Path:
+        return self.store_root / "run" / f".{self.run_id}.at_work.lock"
+
     def _locked(self) -> AbstractContextManager[bool]:
         return locked(self.store_root / "run" / f".{self.run_id}.lock", wait=True)
 
