@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.evidence import Evidence, evidence
-from analysis.frame import COLUMNS, LocateError, frame, locate
+from analysis.frame import COLUMNS, LocateError, frame, trained
+from analysis.stats import densities
 from lth.store.stored import DamagedError
 
 
@@ -21,13 +22,13 @@ def table(proof: Evidence) -> str:
     accuracy = proof.accuracy.set_index(["level", "variant"])
     early = proof.early_stop.set_index(["level", "variant"])
     difference = proof.difference[proof.difference["against"] == against].set_index("level")
-    rows = []
+    density, rows = densities(data), []
     for level, part in data.groupby("level"):
         tickets = part[part["variant"] == "ticket"]
         row = {
             "level": level,
-            "density %": f"{100 * tickets['density'].mean():.2f}",
-            "weights": f"{tickets['remaining_weights'].mean():,.0f}",
+            "density %": f"{100 * density[level]:.2f}",
+            "weights": f"{tickets['remaining_weights'].mean():,.0f}" if len(tickets) else "-",
             "n": len(tickets),
         }
         for variant in proof.variants:
@@ -121,17 +122,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", default="results", help="where run_id prefixes are looked up")
     options = parser.parse_args(arguments)
     try:
-        folders = locate(options.run, options.store)
-        data = frame(folders)
-        if data.empty:
-            raise LocateError(
-                "RUN: no stored trainings yet, allowed: a run with finished trainings"
-            )
-        for folder in folders:
+        folders = trained(options.run, options.store)
+        # One by one: two stores may hold a run of the same name, made by different engines.
+        tables = [frame([folder]) for folder in folders]
+        for folder, part in zip(folders, tables, strict=True):
             print(f"run {folder.run_id}")
-            part = data[data["run_id"] == folder.run_id]
             print(summary(evidence(folder, part)), end="\n\n")
         if options.csv is not None:
+            data = pd.concat(tables, ignore_index=True)
             data[COLUMNS].to_csv(options.csv, index=False)
             print(f"{len(data)} rows in {options.csv}")
     except LocateError as error:

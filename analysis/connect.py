@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frame import LocateError, locate
+from analysis.frame import LocateError, trained
 from analysis.stats import estimate
 from analysis.whole import write_csv
 from lth.config import ConfigError
@@ -42,7 +42,10 @@ def measure(
     examples: int = 10_000,
     **changes: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(pairs, lines) of one run. ConfigError where it cannot be opened again."""
+    """(pairs, lines) of one run. ConfigError where it cannot be opened again.
+
+    LocateError where nothing can be measured: all that is asked for diverged.
+    """
     from lth.complete import Workshop
     from lth.copies import all_copies, reopen
     from lth.step import Step
@@ -65,6 +68,9 @@ def measure(
             place = {"run_id": folder.run_id, **place}
             rows.append({**place, **row})
             lines += [{**place, **point} for point in own]
+    if not rows:
+        wanted = ",".join(map(str, levels))
+        raise LocateError(f"--levels: got {wanted}, allowed: levels with tickets not diverged")
     return pd.DataFrame(rows), pd.DataFrame(lines)
 
 
@@ -81,15 +87,12 @@ def _pairs(found: Sequence[Any], levels: set[int], k: int) -> Iterator[Pair]:
             if d.level not in levels or d.level != c.level + 1:
                 continue
             named = {**_place(d, d.level), "kind": "levels", "pair": f"levels {c.level}, {d.level}"}
-            # In the denser network's mask, which holds both where masks nest.
             yield named, c.training, c.ends[0].state("end"), d.ends[0].state("end")
     for level in sorted(levels):
         seeds = sorted((c for c in own if c.level == level), key=lambda c: c.seed)
         for c, d in pairwise(seeds):
             named = {**_place(c, level), "kind": "inits", "pair": f"seeds {c.seed}, {d.seed}"}
-            full = {n: m | d.training.mask[n] for n, m in c.training.mask.items()}
-            training = c.training.replace(mask=full)
-            yield named, training, c.ends[0].state("end"), d.ends[0].state("end")
+            yield named, c.training, c.ends[0].state("end"), d.ends[0].state("end")
 
 
 def _place(c: Any, level: int) -> dict[str, Any]:
@@ -232,15 +235,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, value in (("--copies", options.copies), ("--points", options.points)):
             if value < 2:
                 raise LocateError(f"{name}: got {value}, allowed: 2 or more")
-        for folder in locate(options.run, options.store):
-            pairs, lines = measure(
-                folder,
-                levels=_levels(options.levels, folder),
-                count=options.copies,
-                points=options.points,
-                rewind_steps=options.rewind_steps,
-                **changes,
-            )
+        for folder in trained(options.run, options.store):
+            with folder.at_work():
+                pairs, lines = measure(
+                    folder,
+                    levels=_levels(options.levels, folder),
+                    count=options.copies,
+                    points=options.points,
+                    rewind_steps=options.rewind_steps,
+                    **changes,
+                )
             folder.report.mkdir(parents=True, exist_ok=True)
             write_csv(folder.report / "connect.csv", pairs)
             write_csv(folder.report / "connect_lines.csv", lines)

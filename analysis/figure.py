@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.evidence import Evidence
+from analysis.stats import densities
 from lth.store.files import FileStore
 from lth.store.run_folder import RunFolder
 from lth.store.stored import DamagedError, Stored
@@ -27,7 +28,7 @@ COLOURS = {
     "sham": "#A0A4A8",
     "static": "#7A4FA3",
 }
-SPARE = ("#7A4FA3", "#B8860B", "#A63D57", "#3B7A57", "#4B5FA6", "#8A5A44")
+SPARE = ("#B8860B", "#A63D57", "#3B7A57", "#4B5FA6", "#8A5A44", "#6B2D5C")
 """For variants of a user's own, in the order of their names."""
 
 
@@ -141,11 +142,14 @@ class Subject:
         picks = {0, (len(levels) - 1) // 3, 2 * (len(levels) - 1) // 3, len(levels) - 1}
         return [levels[i] for i in sorted(picks)]
 
+    @cached_property
+    def densities(self) -> pd.Series:
+        """The mean density of every level."""
+        return densities(self.proof.trainings)
+
     def density(self, level: int) -> float:
-        """The mean density of a level's tickets."""
-        data = self.proof.trainings
-        chosen = (data["variant"] == "ticket") & (data["level"] == level)
-        return float(data[chosen]["density"].mean())
+        """The mean density of a level; see ``stats.densities``."""
+        return float(self.densities[level])
 
     def rows(self, level: int, variant: str = "ticket") -> list[Any]:
         """The rows of a level's trainings of a variant."""

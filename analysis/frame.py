@@ -35,7 +35,7 @@ class LocateError(ValueError):
 
 
 def locate(names: Sequence[str], store: str | Path = "results") -> list[RunFolder]:
-    """Runs by folder, by unique run_id prefix in ``store``, or all of a store."""
+    """Runs by folder, by unique run_id prefix in ``store``, or all of a store; each once."""
     found: list[RunFolder] = []
     for name in names:
         path = Path(name)
@@ -53,6 +53,14 @@ def locate(names: Sequence[str], store: str | Path = "results") -> list[RunFolde
                     f"run's folder, a store, or a unique run_id prefix in {store} ({known})"
                 )
             found += hits
+    return list({(f.store_root.resolve(), f.run_id): f for f in found}.values())
+
+
+def trained(names: Sequence[str], store: str | Path = "results") -> list[RunFolder]:
+    """Those of ``locate`` that hold finished trainings; LocateError where none does."""
+    found = [f for f in locate(names, store) if any(f.references())]
+    if not found:
+        raise LocateError("RUN: no stored trainings yet, allowed: runs with finished trainings")
     return found
 
 

@@ -30,8 +30,9 @@ def matching(frame: pd.DataFrame, endpoint: str, *, rewound: bool) -> pd.DataFra
     -epsilon, *not matching* where the upper one is below it, else *undecided*;
     ``selected`` is the same read on validation, which is what levels are chosen
     by. ``winning``: early stop no later and accuracy no lower than dense, by the
-    same rule; *undetermined* where an early stop is censored, *not defined*
-    where tickets do not start from theta_0 or theta_k (``rewound`` is false).
+    same rule; *undetermined* where an early stop is censored (a ticket's or
+    dense's), *not defined* where tickets do not start from theta_0 or theta_k
+    (``rewound`` is false).
     """
     test, validation = (minus_dense(frame, endpoint, s) for s in ("test", "val"))
     density = frame[frame["variant"] == "ticket"].groupby("level")["density"].mean()
@@ -39,7 +40,8 @@ def matching(frame: pd.DataFrame, endpoint: str, *, rewound: bool) -> pd.DataFra
     for level in sorted(set(test.index.get_level_values("level"))) if len(test) else ():
         difference = estimate(at_level(test, level))
         chosen = estimate(at_level(validation, level))
-        ratio, censored = log_ratios(frame, level, "ticket")
+        ratio, _ = log_ratios(frame, level, "ticket")
+        censored = _censored(frame, level)
         for name, epsilon in tolerances(frame, endpoint).items():
             accurate = three_way(difference, epsilon)
             rows.append(
@@ -63,7 +65,15 @@ def _numbers(value: Estimate) -> dict[str, float]:
     return {"mean": value.mean, "low": value.low, "high": value.high, "n": value.n}
 
 
-def _winning(accurate: str, ratios: list[float], censored: int) -> str:
+def _censored(frame: pd.DataFrame, level: int) -> bool:
+    """Whether the early stop of a ticket or of its seed's dense network is only a bound."""
+    tickets = frame[frame["variant"] == "ticket"]
+    seeds = tickets[tickets["level"] == level]["seed"]
+    pairs = tickets[tickets["level"].isin([0, level]) & tickets["seed"].isin(seeds)]
+    return bool(pairs["early_stop_censored"].fillna(False).astype(bool).any())
+
+
+def _winning(accurate: str, ratios: list[float], censored: bool) -> str:
     if censored or not ratios:
         return "undetermined"
     steps = estimate(ratios)

@@ -18,7 +18,7 @@ from typing import Any
 from analysis import compare, plot, whole
 from analysis.evidence import Evidence, evidence
 from analysis.figure import Figure, Subject
-from analysis.frame import COLUMNS, LocateError, locate
+from analysis.frame import COLUMNS, LocateError, trained
 from analysis.render_png import save
 from analysis.report_run import page_of
 from analysis.whole import write_csv
@@ -89,14 +89,11 @@ def _write_all(names: Sequence[str], store: str, *, pdf: bool) -> list[Path]:
     from analysis.report_sweep import is_sweep, write_runs, write_sweep
 
     pages = [write_sweep(Path(n), pdf=pdf) for n in names if is_sweep(Path(n))]
-    folders = locate([n for n in names if not is_sweep(Path(n))], store)
-    # A run that two arguments mean is one run.
-    found = {(f.store_root, f.run_id): f for f in folders if any(f.references())}
-    pages += [write(folder, pdf=pdf) for folder in found.values()]
-    if not pages:
-        raise LocateError("RUN: no stored trainings yet, allowed: runs with finished trainings")
+    others = [n for n in names if not is_sweep(Path(n))]
+    found = trained(others, store) if others else []
+    pages += [write(folder, pdf=pdf) for folder in found]
     if len(found) > 1:
-        pages.append(write_runs(list(found.values()), pdf=pdf))
+        pages.append(write_runs(found, pdf=pdf))
     return pages
 
 

@@ -13,6 +13,7 @@ from analysis import compare, words
 from analysis.evidence import Evidence
 from analysis.figure import NEUTRAL, Figure, colour, percent
 from analysis.page import Page
+from analysis.stats import densities
 from analysis.verdict import gap
 from lth.store.run_folder import RunFolder
 
@@ -114,10 +115,10 @@ def results(proof: Evidence) -> pd.DataFrame:
     against = proof.variants[1:]
     if len(against) > MANY:
         against = [v for v in against if v == proof.settings["verdict_against"]]
-    rows = []
+    density, rows = densities(proof.trainings), []
     for level, part in proof.trainings.groupby("level"):
-        tickets = part[part["variant"] == "ticket"]
-        row = {"level": level, "density": percent(tickets["density"].mean()), "n": len(tickets)}
+        tickets = int((part["variant"] == "ticket").sum())
+        row = {"level": level, "density": percent(density[level]), "n": tickets}
         row |= {v: _cell(accuracy, (level, v), signed=False) for v in proof.variants}
         row |= {f"ticket − {v}": _cell(difference, (level, v), signed=True) for v in against}
         row["early stop"] = "–"

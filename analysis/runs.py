@@ -2,7 +2,8 @@
 
 ``--delete RUN...`` removes runs and the Trainings that no other run refers to;
 ``--orphans`` those that no run refers to at all (of killed runs, say). Both ask
-first (``--yes`` does not). A Training that some process is at work on stays.
+first (``--yes`` does not), and delete nothing while a process is at work on a run of the store. A
+Training that some process holds stays.
 """
 
 from __future__ import annotations
@@ -157,7 +158,14 @@ def _delete(store: Path, options: argparse.Namespace) -> int:
     if not options.yes and input(f"delete {what}? [y/N] ").strip().lower() not in ("y", "yes"):
         print("nothing was deleted")
         return 0
-    busy = remove(store, leaving, trainings)
+    # Only now: a process that is at work refers to a Training some time after it has found it.
+    working = [f.run_id for f in runs(store) if not f.idle()]
+    if working:
+        names = ", ".join(working)
+        print(f"nothing was deleted: some process is at work on run {names}", file=sys.stderr)
+        return 1
+    kept = set(trainings) - set(unreferenced(store, leaving))
+    busy = [*kept, *remove(store, leaving, [i for i in trainings if i not in kept])]
     print(f"deleted {what}" + (f"; {len(busy)} trainings are in use and stay" if busy else ""))
     return 1 if busy else 0
 

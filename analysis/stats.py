@@ -115,6 +115,15 @@ def minus_dense(frame: pd.DataFrame, endpoint: str, split: str = "test") -> pd.S
     return (tickets - dense.reindex(seeds).to_numpy()).dropna()
 
 
+def densities(frame: pd.DataFrame) -> pd.Series:
+    """The mean density of the tickets of each level.
+
+    Where all that should have found tickets diverged, that of what the level has.
+    """
+    tickets = frame[frame["variant"] == "ticket"].groupby("level")["density"].mean()
+    return tickets.combine_first(frame.groupby("level")["density"].mean())
+
+
 def at_level(series: pd.Series, level: int) -> list[float]:
     """The values of one level, by seed."""
     if series.empty or level not in series.index.get_level_values("level"):

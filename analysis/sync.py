@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.findings import findings
-from analysis.frame import LocateError, locate
+from analysis.frame import LocateError, trained
 from lth.sink.life import Life, Options
 from lth.sink.link import LinkError
 from lth.sink.wandb import FILES, MODES, Wandb, where
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     failed = False
     try:
-        for folder in locate(given.run, given.store):
+        for folder in trained(given.run, given.store):
             lines, problems = sync(folder, chosen(folder, given))
             print(*lines, sep="\n")
             print(*problems[:1], sep="\n", end="\n" if problems else "", file=sys.stderr)

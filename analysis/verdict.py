@@ -18,7 +18,7 @@ class Gap:
     result: Estimate
     levels: list[int]
     missing: int
-    """Seeds that lack some of the levels."""
+    """Seeds that lack some of the levels: of a diverged ticket, say, or not trained yet."""
 
     def winner(self, against: str) -> str:
         """Who is better, or that the run cannot tell."""
@@ -48,7 +48,7 @@ def gap(frame: pd.DataFrame, config: dict[str, Any]) -> Gap | None:
     return Gap(
         estimate(list(complete.mean(axis=1))),
         [int(level) for level in seeds.columns],
-        len(seeds) - len(complete),
+        frame["seed"].nunique() - len(complete),
     )
 
 
@@ -67,7 +67,8 @@ def verdict(frame: pd.DataFrame, config: dict[str, Any]) -> str:
         f"at {_endpoint(config['endpoint'])}, averaged over the levels with {place} "
         f"(level{'s' if len(levels) > 1 else ''} {', '.join(map(str, levels))})"
     )
-    note = _notes(frame[frame["level"].isin(levels)], found.missing)
+    sides = frame["level"].isin(levels) & frame["variant"].isin(["ticket", against])
+    note = _notes(frame[sides], found.missing)
     if result.n == 0:
         return f"No verdict: no seed has all of these levels {where}.{note}"
     points = 100 * result.mean

@@ -84,6 +84,24 @@ def _conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | Non
                 f"({error.strerror})"
             ]
         ) from None
+    with folder.at_work():
+        _work(run, search, folder, ahead, experiment, sweep, report=report)
+    if folder.idle():
+        # Others that share the run still read what this would remove; the last of them does it.
+        thin(store, folder, store.keep_tensors)
+
+
+def _work(
+    run: Run,
+    search: Search,
+    folder: RunFolder,
+    ahead: Plan,
+    experiment: str | None,
+    sweep: str | None,
+    *,
+    report: bool,
+) -> None:
+    """Train, store, mirror and report."""
     display = _Display(run, search, ahead)
     sinks = list(run.sink.values())
     for sink in sinks:
@@ -99,7 +117,7 @@ def _conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | Non
             }
         )
     workshop = Workshop(
-        store=store,
+        store=run.store,
         engine=run.engine,
         runtime=run.runtime,
         checkpoint=Interval.parse(run.root.checkpoint_every),
@@ -126,7 +144,6 @@ def _conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | Non
     finally:
         for sink in sinks:
             sink.close(status, found)
-    thin(store, folder, store.keep_tensors)
 
 
 def _check_engine(run: Run, search: Search) -> None:

@@ -38,9 +38,10 @@ def with_fresh_statistics(network: Network, state: TrainState, split: Split) -> 
     """``state`` with BatchNorm's mean and variance measured anew on ``split``, unaugmented.
 
     Batches of ``CHUNK`` examples count equally. A network without BatchNorm is
-    given back as it is. The network is left with the state loaded.
+    given back as it is. The network is left with the state loaded, as it is:
+    its ends may have been pruned by other masks, and filled with other values.
     """
-    network.load(state, network.training.mask)
+    network.load(state, {})
     norms = [m for m in network.module.modules() if isinstance(m, _NORMS) and m.track_running_stats]
     if not norms:
         return state

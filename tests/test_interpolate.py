@@ -62,6 +62,17 @@ def test_statistics_are_those_of_the_data(ends: Any) -> None:
     assert equal(with_fresh_statistics(network, a, training.task.train), fresh)
 
 
+def test_statistics_are_those_of_the_state_whatever_the_mask(ends: Any, make_search: Any) -> None:
+    """The other end of a line may keep weights that this Training's mask prunes."""
+    training, split = ends[0], ends[0].task.train
+    dense = make_search().dense(0)
+    state = dense.start
+    own = with_fresh_statistics(Network(dense, CPU), state, split)
+    assert equal(with_fresh_statistics(Network(training, CPU), state, split), own)
+    filled = training.replace(fill={n: torch.ones_like(state.weights[n]) for n in training.mask})
+    assert equal(with_fresh_statistics(Network(filled, CPU), state, split), own)
+
+
 def test_a_network_without_batchnorm_is_left_alone(make_search: Any) -> None:
     class Plain(torch.nn.Sequential):
         def __init__(self, **_: Any) -> None:

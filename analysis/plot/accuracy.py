@@ -54,7 +54,7 @@ def draw(subject: Subject) -> Figure | None:
 def _variants(subject: Subject) -> list[Series]:
     table = subject.proof.accuracy
     seeds = 100 * by_seed(subject.proof.trainings, subject.endpoint)
-    density = table[table["variant"] == "ticket"].set_index("level")["density"]
+    density = subject.densities
     chief = ("ticket", subject.proof.settings["verdict_against"])
     found: list[Series] = []
     # The ticket comes last, so that it lies above its controls.

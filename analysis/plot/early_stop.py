@@ -19,7 +19,7 @@ def draw(subject: Subject) -> Figure | None:
     table, data = subject.proof.early_stop, subject.proof.trainings
     if table["median"].isna().all():
         return None
-    density = table[table["variant"] == "ticket"].set_index("level")["density"]
+    density = subject.densities
     series: list[Series] = []
     for place, variant in enumerate([*subject.variants[1:], "ticket"]):
         part = table[(table["variant"] == variant) & table["median"].notna()].sort_values("level")

@@ -26,7 +26,9 @@ def draw(subject: Subject) -> Figure | None:
         return None
     pairs = pd.read_csv(path)
     lines = pd.read_csv(subject.folder.report / "connect_lines.csv")
-    k = int(pairs[pairs["kind"] == "inits"]["rewind_step"].min()) if len(pairs) else 0
+    # The run's own k: only copies of dense start from others too.
+    own = pairs[(pairs["kind"] != "order") | (pairs["level"] > 0)]
+    k = int((own if len(own) else pairs)["rewind_step"].min())
     table = summarise(pairs)
     own = table[(table["kind"] != "order") | (table["k"] == k) | (table["level"] > 0)]
     ends = [float(own["density"].max()), float(own["density"].min())]

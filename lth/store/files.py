@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 from lth.store.blob_store import BlobStore
 from lth.store.stored import DONE
@@ -16,26 +17,66 @@ KEEP_TENSORS = ("all", "masks", "last")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Temporary name, fsync, rename: a reader sees the old bytes or the new ones."""
+    """Temporary name, fsync, rename: a reader sees the old bytes or the new ones.
+
+    The temporary file is locked until it has its name, which tells it from those
+    that killed processes left (``clear``).
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    file = _hold(temporary, fcntl.LOCK_EX)
+    assert file is not None
+    with file:
+        file.truncate(0)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+        os.replace(temporary, path)
+
+
+def clear(folder: Path) -> None:
+    """Remove the temporary files of killed processes from a folder; what is being written stays."""
+    for stray in folder.rglob(".*.tmp"):
+        with nullcontext(True) if stray.is_symlink() else locked(stray, wait=False) as mine:
+            if mine:
+                stray.unlink(missing_ok=True)
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """An OS lock on ``path``, freed by the kernel when the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+def locked(path: Path, *, wait: bool, shared: bool = False) -> Iterator[bool]:
+    """An OS lock on ``path``, freed by the kernel when the process dies.
+
+    Gives False where another holds it and ``wait`` is False. ``shared``: any
+    number may hold it so at the same time, and then nobody holds it alone.
+    """
+    file = _hold(
+        path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    )
+    if file is None:
+        yield False
+        return
+    with file:
         yield True
+
+
+def _hold(path: Path, how: int) -> BinaryIO | None:
+    """The locked file at ``path``; None where another process has it and ``how`` does not wait."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open(path, "ab")  # noqa: SIM115
+        except FileNotFoundError:
+            continue  # its folder was deleted meanwhile
+        try:
+            fcntl.flock(file, how)
+            # The file may have been deleted while it was waited for; then this lock holds nothing.
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BlockingIOError:
+            file.close()
+            return None
+        except FileNotFoundError:
+            pass
+        file.close()
 
 
 class _DiskFolder:

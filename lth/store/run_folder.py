@@ -17,7 +17,7 @@ import yaml
 
 from lth.config import run_id
 from lth.paths import conf_dir
-from lth.store.files import FileStore, locked, write_atomically
+from lth.store.files import FileStore, clear, locked, write_atomically
 from lth.store.stored import DamagedError, Stored, seal, unseal
 from lth.training import STORE_VERSION, Training
 from lth.types import Ticket
@@ -90,12 +90,26 @@ class RunFolder:
                     f"have {data_digest[:12]}: use another store.root, or bring the old data back"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
-            for stray in self.path.rglob(".*.tmp"):  # of killed processes
-                stray.unlink()
+            clear(self.path)
             text = yaml.safe_dump(dict(semantic), sort_keys=True)
             write_atomically(self.path / "config.yaml", text.encode())
             info["invocations"].append(dict(invocation))
             write_atomically(self.path / "run.json", seal(info))
+
+    def at_work(self) -> AbstractContextManager[bool]:
+        """Held while a process adds to the run: what it found may have no reference yet."""
+        return locked(self._in_use, wait=True, shared=True)
+
+    def idle(self) -> bool:
+        """Whether no process is ``at_work``."""
+        if not self._in_use.exists():
+            return True
+        with locked(self._in_use, wait=False) as alone:
+            return alone
+
+    @property
+    def _in_use(self) -> Path:
+        return self.store_root / "run" / f".{self.run_id}.at_work.lock"
 
     def _locked(self) -> AbstractContextManager[bool]:
         return locked(self.store_root / "run" / f".{self.run_id}.lock", wait=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ def command(root: Path, *settings: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command on a store with further settings."""
+    return command
 
 
 @pytest.fixture(scope="session")

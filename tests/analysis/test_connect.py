@@ -82,6 +82,38 @@ def test_the_figure_is_drawn(folder: RunFolder) -> None:
     assert labels == {"stable below 2 points", *instability.LABELS.values()}
 
 
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
+def test_the_figure_shows_the_runs_own_k(
+    seeds: list[int], folder: RunFolder, tmp_path: Path
+) -> None:
+    """One seed has no other initialisations that would tell which k is the run's."""
+    root = tmp_path / "results"
+    shutil.copytree(folder.store_root, root, symlinks=True)
+    own = RunFolder(root, folder.run_id)
+    for name in ("connect.csv", "connect_lines.csv"):
+        table = pd.read_csv(own.report / name)
+        if len(seeds) == 1:
+            table = table[(table["seed"] == 0) & (table["kind"] != "inits")]
+        # As if the run rewound to 30, with copies of dense from 20 too.
+        table["rewind_step"] = table["rewind_step"].replace(0, 30)
+        table.to_csv(own.report / name, index=False)
+    figure = instability.draw(Subject(own, evidence(own)))
+    assert figure is not None
+    (dense,) = (s for s in figure.panels[0].series if s.label == instability.LABELS["order"])
+    table = connect.summarise(pd.read_csv(own.report / "connect.csv"))
+    wanted = table[(table["kind"] == "order") & (table["k"] == 30)].sort_values("level")
+    assert list(dense.y) == pytest.approx(list(100 * wanted["barrier"]))
+
+
+def test_nothing_to_measure_is_a_fault(make_run: Any, tmp_path: Path, capsys: Any) -> None:
+    root = tmp_path / "results"
+    settings = ["optimizer=sgd", "optimizer.lr=1e30", "seeds=[0,1]", "report=false"]
+    assert make_run(root, *settings).returncode == 0
+    assert connect.main([str(root)]) == 2
+    assert "--levels: got 0, allowed: levels with tickets not diverged" in capsys.readouterr().err
+    assert not list(root.rglob("connect*.csv"))
+
+
 def test_the_states_of_the_summary() -> None:
     def pairs(values: list[float]) -> pd.DataFrame:
         return pd.DataFrame(

@@ -134,6 +134,15 @@ def test_winning(accuracy: list[float], steps: list[int], censored: bool, state:
     assert set(other["winning"]) == {"not defined"}
 
 
+def test_winning_is_undetermined_where_dense_is_censored() -> None:
+    """Such a seed has no ratio; without it the rest would look as if it were all."""
+    data = ladder({0: [0.9, 0.9, 0.9], 1: [0.95, 0.951, 0.952]})
+    data.loc[data["level"] == 1, "early_stop_step"] = [50, 51, 52]
+    data.loc[(data["level"] == 0) & (data["seed"] == 2), "early_stop_censored"] = True
+    table = matching(data, "early_stop", rewound=True)
+    assert table[table["tolerance"] == "0"]["winning"].tolist() == ["undetermined"]
+
+
 def test_ratios_are_bounds_where_the_numerator_is_censored_and_undefined_below() -> None:
     data = rows(
         {"level": 0, "seed": 0, "early_stop_step": 100},

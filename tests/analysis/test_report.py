@@ -16,7 +16,7 @@ import pytest
 import torch
 from scipy.stats import hypergeom
 
-from analysis import plot, report
+from analysis import compare, plot, report
 from analysis.axis import y_axis
 from analysis.evidence import evidence
 from analysis.figure import COLOURS, RAMP, SPARE, Figure, Panel, Series, Subject, colour
@@ -24,7 +24,7 @@ from analysis.page import Page
 from analysis.plot import inputs, instability, layers, overlap
 from analysis.render_html import describe
 from analysis.render_png import save
-from analysis.report_run import commands, page_of
+from analysis.report_run import commands, page_of, results
 from analysis.report_sweep import Cell, _flat, varied, write_sweep
 from analysis.verdict import gap
 from lth.store.run_folder import RunFolder
@@ -63,7 +63,7 @@ def test_figures_are_valid_json_and_pictures(figures: dict[str, Figure], tmp_pat
 
 
 def test_a_variant_has_one_colour(figures: dict[str, Figure]) -> None:
-    assert len(set(COLOURS.values())) == len(COLOURS)
+    assert len({*COLOURS.values(), *SPARE}) == len(COLOURS) + len(SPARE)
     for name in ("accuracy", "early_stop", "curves"):
         for panel in figures[name].panels:
             for series in panel.series:
@@ -72,6 +72,7 @@ def test_a_variant_has_one_colour(figures: dict[str, Figure]) -> None:
     variants = ["ticket", "random_reinit", "random_reinit+dense_k", "mine", "yours"]
     colours = [colour(v, variants) for v in variants]
     assert len(set(colours)) == len(colours)
+    assert colour("rigl", ["ticket", "rigl", "static"]) != COLOURS["static"]
 
 
 def test_the_numbers_drawn_are_the_runs(subject: Subject, figures: dict[str, Figure]) -> None:
@@ -124,6 +125,29 @@ def test_chance_is_hypergeometric() -> None:
     # By hand: one of two each, shared half of the time.
     assert overlap.chance(1, 1, 2) == (0.5, 0.25)
     assert overlap.chance(7, 7, 7) == (7.0, 0.0) and overlap.chance(1, 1, 1) == (1.0, 0.0)
+
+
+def test_a_level_whose_finding_diverged_has_no_ticket_and_is_drawn(
+    small_run: RunFolder, subject: Subject
+) -> None:
+    """Then only what should have found its mask is there."""
+    data = subject.proof.trainings
+    ticket = (data["variant"] == "ticket") & (data["level"] == 2)
+    data = data[(data["level"] < 2) | ticket]
+    data = data.assign(
+        variant=data["variant"].where(data["level"] < 2, "rigl"),
+        status=data["status"].where(data["level"] < 2, "diverged"),
+    )
+    proof = evidence(small_run, data)
+    own = Subject(small_run, proof)
+    for module in shown():
+        figure = module.draw(own)
+        assert figure is None or json.dumps(describe(figure), allow_nan=False)
+    figure = next(m.draw(own) for m in report.plots() if m.__name__.endswith("accuracy"))
+    (line,) = (s for s in figure.panels[0].series if s.label == "rigl" and s.kind == "line")
+    assert list(line.x) == pytest.approx([data[data["level"] == 2]["density"].mean()])
+    assert "nan" not in results(proof).to_string()
+    assert "nan" not in compare.table(proof)
 
 
 def test_where_input_weights_are() -> None:

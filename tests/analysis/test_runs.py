@@ -78,6 +78,37 @@ def test_orphans_go_and_what_is_in_use_stays(store: Path, small_run: RunFolder) 
     assert len(ids(store)) == 20 and orphan.training not in ids(store)
 
 
+def test_nothing_is_deleted_while_a_run_is_at_work(
+    store: Path, small_run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the level that it is at nothing has a reference yet."""
+    for path in (store / "run" / small_run.run_id).glob("seed_*/*/level_02*"):
+        path.unlink()
+    with RunFolder(store, small_run.run_id).at_work():
+        for what in (["--orphans"], ["--delete", "0123456789abcdef"]):
+            assert command.main([str(store), *what, "--yes"]) == 1
+            assert f"at work on run {small_run.run_id}" in capsys.readouterr().err
+    assert len(ids(store)) == 21 and len(runs(store)) == 2
+    assert command.main([str(store), "--orphans", "--yes"]) == 0
+    assert len(ids(store)) == 12
+
+
+def test_what_is_referred_to_while_it_asks_stays(
+    store: Path, small_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = store / "run" / "0123456789abcdef"
+    hidden = store / "elsewhere"
+    shared.rename(hidden)
+
+    def yes(text: str) -> str:
+        hidden.rename(shared)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", yes)
+    assert command.main([str(store), "--delete", small_run.run_id]) == 1
+    assert ids(store) == {r.training for r in RunFolder(store, "0123456789abcdef").references()}
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [

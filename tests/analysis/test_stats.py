@@ -140,6 +140,28 @@ def test_levels_are_averaged_per_seed_and_incomplete_seeds_are_named() -> None:
     assert "left out because they lack some of these levels: 1." in text
 
 
+def test_a_seed_that_diverged_before_the_verdicts_levels_is_named() -> None:
+    """Its later levels were never trained: the pair is not dropped silently."""
+    data = planted(
+        {0: [0.9] * 3, 1: [0.9, 0.91, 0.1], 2: [0.92, 0.93]},
+        {1: [[0.8]] * 3, 2: [[0.8], [0.82]]},
+        {0: 1.0, 1: 0.5, 2: 0.05},
+    )
+    data.loc[(data["level"] == 1) & (data["seed"] == 2), "status"] = "diverged"
+    text = verdict(data, CONFIG)
+    assert "n = 2 seeds" in text
+    assert "left out because they lack some of these levels: 1." in text
+
+
+def test_other_controls_are_not_told_of_in_the_verdict() -> None:
+    data = planted({1: [0.9, 0.91, 0.92]}, {1: [[0.8]] * 3}, {1: 0.05})
+    other = data[data["variant"] == "random_reinit"].assign(
+        variant="other", status="diverged", numerics="{}"
+    )
+    text = verdict(pd.concat([data, other], ignore_index=True), CONFIG)
+    assert text.endswith("the ticket wins.")
+
+
 def test_levels_without_a_control_are_not_named() -> None:
     data = planted({1: [0.9, 0.9], 2: [0.8, 0.8]}, {2: [[0.6], [0.7]]}, {1: 0.09, 2: 0.03})
     assert "(level 2)" in verdict(data, CONFIG)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import torch
 
 import lth
 from lth.store.blob_store import BlobStore
-from lth.store.files import FileStore
+from lth.store.files import FileStore, locked, write_atomically
 from lth.store.memory import MemoryStore
 from lth.store.run_folder import Reference, RunFolder, find_trainings
 from lth.store.stored import DamagedError
@@ -116,7 +119,7 @@ def _hold(root: Path, training_id: str, ready: Any) -> None:
 def test_a_lock_excludes_others_and_dies_with_its_process(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    holder = context.Process(target=_hold, args=(tmp_path, "ab" * 32, ready))
+    holder = context.Process(target=_hold, args=(tmp_path, "ab" * 32, ready), daemon=True)
     holder.start()
     assert ready.wait(60)
     store = FileStore(tmp_path)
@@ -129,6 +132,61 @@ def test_a_lock_excludes_others_and_dies_with_its_process(tmp_path: Path) -> Non
     holder.join()
     with store.lock("ab" * 32, wait=False) as held:
         assert held is True
+
+
+def test_a_lock_whose_file_was_deleted_holds_nothing(tmp_path: Path) -> None:
+    """Whoever waited for it while the folder was deleted takes it again, at its place."""
+    path = tmp_path / "ab" / ".lock"
+    held, ended = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with locked(path, wait=True):
+            held.set()
+            ended.wait(60)
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    with locked(path, wait=True):
+        waiter.start()
+        time.sleep(0.2)
+        shutil.rmtree(path.parent)
+    assert held.wait(60)
+    with locked(path, wait=False) as mine:
+        assert mine is False
+    ended.set()
+    waiter.join()
+
+
+def test_a_shared_lock_excludes_only_who_wants_it_alone(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with locked(path, wait=False, shared=True) as one, locked(path, wait=False, shared=True) as two:
+        assert one and two
+        with locked(path, wait=False) as alone:
+            assert alone is False
+    with locked(path, wait=False) as alone:
+        assert alone is True
+
+
+def test_a_run_that_begins_removes_strays_and_nothing_that_is_being_written(
+    referred: tuple[FileStore, RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = referred
+    killed = folder.path / ".run.json.1.tmp", folder.path / "seed_000" / "ticket" / ".level_03.tmp"
+    killed[0].write_bytes(b"")
+    killed[1].symlink_to("nowhere")
+    real, begun = os.fsync, []
+
+    def fsync(number: int) -> None:
+        if not begun:
+            begun.append(True)
+            folder.begin({"model": {"name": "Tiny"}}, "data", {"command": []})
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder.report.mkdir()
+    # Another process of this run writes its report, under no lock of the run.
+    write_atomically(folder.report / "report.html", b"page")
+    assert begun and (folder.report / "report.html").read_bytes() == b"page"
+    assert not list(folder.path.rglob(".*.tmp")) and not (folder.path / "nowhere").exists()
 
 
 def test_no_file_is_a_pickle(tmp_path: Path, result: Any, observed: Any) -> None:

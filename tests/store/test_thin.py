@@ -113,6 +113,21 @@ def test_what_another_run_refers_to_stays(tmp_path: Path) -> None:
     assert any(store.peek(r.training).dropped for r in second.references())  # type: ignore[union-attr]
 
 
+def test_what_shares_the_run_still_reads_what_would_go(tmp_path: Path) -> None:
+    """Another process draws its report, say; the last one that ends removes the states."""
+    folder = run(tmp_path, "levels=1")
+    store = FileStore(tmp_path)
+
+    def dropped() -> bool:
+        return any(store.peek(i).dropped for i in store.ids())  # type: ignore[union-attr]
+
+    with folder.at_work():
+        run(tmp_path, "levels=1", "store.keep_tensors=masks")
+        assert not dropped()
+    run(tmp_path, "levels=1", "store.keep_tensors=masks")
+    assert dropped()
+
+
 def test_faults() -> None:
     with pytest.raises(ValueError, match="keep_tensors: got 'some', allowed: all, masks, last"):
         FileStore("x", keep_tensors="some")
