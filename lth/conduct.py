@@ -252,16 +252,16 @@ def _refer(row: Row, folder: RunFolder, display: _Display) -> Reference:
         density=row.stored.done["density"],
         search_steps=row.search_steps,
         options=row.options,
-        training=row.training.id,
+        training=row.stored.id,
     )
     try:
         replaced = folder.refer(reference)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
-    if replaced is not None and replaced.training != row.training.id:
+    if replaced is not None and replaced.training != row.stored.id:
         display.say(
             f"seed {row.seed}, {row.variant}, level {row.level}: its parent was recomputed and "
-            f"differs, so it was trained again ({replaced.training[:12]} -> {row.training.id[:12]})"
+            f"differs, so it was trained again ({replaced.training[:12]} -> {row.stored.id[:12]})"
         )
     return reference
 

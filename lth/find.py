@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def find(
     search: Search, finder: Finder, grounds: Sequence[Ground], workshop: Workshop
-) -> tuple[list[Row], list[Ground]]:
-    """Train what finds the masks; its rows, and the grounds with what it found.
+) -> tuple[list[Row], list[tuple[Ground, Row]]]:
+    """Train what finds the masks; its rows, and for each ground the one that found its mask.
 
     Where finding diverged, its seed ends here.
     """
@@ -52,19 +52,26 @@ def find(
         for name, control in finder.controls(finding).items():
             planned.plan(ground, control, search.watch, name, cost=ground.cost)
     rows = planned.complete(workshop)
-    found = {r.seed: r for r in rows if r.variant == finder.variants[0]}
+    by_seed = {r.seed: r for r in rows if r.variant == finder.variants[0]}
     return rows, [
-        _found(search, finder, ground, found[ground.seed], workshop)
+        (ground, by_seed[ground.seed])
         for ground in grounds
-        if found[ground.seed].stored.status != "diverged"
+        if by_seed[ground.seed].stored.status != "diverged"
     ]
 
 
-def _found(search: Search, finder: Finder, ground: Ground, row: Row, workshop: Workshop) -> Ground:
-    old, found = ground.history, row.stored
-    if found.dropped:
-        again = dataclasses.replace(search.ticket_watch(), tensors=True)
-        (found,) = workshop.complete([row.training], again)
+def whole(search: Search, row: Row, workshop: Workshop) -> Row:
+    """A ticket's or a finder's row with the states that its store may have dropped."""
+    if not row.stored.dropped:
+        return row
+    again = dataclasses.replace(search.ticket_watch(), tensors=True)
+    (stored,) = workshop.complete([row.training], again)
+    return dataclasses.replace(row, stored=stored)
+
+
+def found(search: Search, finder: Finder, ground: Ground, row: Row, workshop: Workshop) -> Ground:
+    """The ground with the mask that a finder's ``row`` found."""
+    old, stored = ground.history, whole(search, row, workshop).stored
     spend = (
         search.pruner.allocate_units
         if getattr(finder, "of_units", False)
@@ -75,10 +82,10 @@ def _found(search: Search, finder: Finder, ground: Ground, row: Row, workshop: W
         return spend(scores, old.mask, ground.level)
 
     # Where no weight was trained, what is rewound is still the parent's.
-    parent = found if getattr(finder, "trains_weights", True) else old.parent
+    parent = stored if getattr(finder, "trains_weights", True) else old.parent
     return dataclasses.replace(
         ground,
         history=dataclasses.replace(old, parent=parent),
-        mask=finder.mask(found, history=old, allocate=allocate),
-        cost=row.search_steps + found.done["updates"],
+        mask=finder.mask(stored, history=old, allocate=allocate),
+        cost=row.search_steps + stored.done["updates"],
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lth.complete import Workshop
 from lth.event.evaluate import EARLY_STOP
-from lth.find import find
+from lth.find import find, found, whole
 from lth.level import TICKET, Ground, Level, Row
+from lth.recall import noted_mask, recall
 from lth.spec import spec
+from lth.training import Training
 
 if TYPE_CHECKING:
     from lth.search import Search
@@ -35,10 +36,10 @@ def iterate(search: Search, workshop: Workshop) -> Iterator[list[Row]]:
             parent_level=None,
             search_steps=0,
             options=None,
-            training=roots[seed],
-            stored=found,
+            make=lambda row: roots[row.seed],
+            stored=dense,
         )
-        for seed, found in zip(search.seeds, stored, strict=True)
+        for seed, dense in zip(search.seeds, stored, strict=True)
     ]
     tickets: dict[tuple[int, int], Row] = {(r.seed, 0): r for r in rows}
     yield rows
@@ -54,19 +55,61 @@ def _level(
     tickets: Mapping[tuple[int, int], Row],
     workshop: Workshop,
 ) -> list[Row]:
-    """Complete a level of all seeds: what finds its masks, its tickets and their controls."""
-    grounds = [
-        _ground(search, seed, level, tickets, workshop)
-        for seed in search.seeds
-        if _goes_on(search, seed, level, tickets)
-    ]
+    """Complete a level of all seeds; what was finished and thinned is recalled."""
+
+    def again(row: Row) -> Training:
+        return _again(search, row, tickets, workshop)
+
+    rows, seeds = list[Row](), list[int]()
+    for seed in search.seeds:
+        if _goes_on(search, seed, level, tickets):
+            parent = tickets[seed, search.schedule(level).parent]
+            recalled = recall(search, parent, level, workshop, again)
+            rows += recalled or []
+            seeds += [] if recalled else [seed]
+    return rows + _make(search, seeds, level, tickets, workshop, again)
+
+
+def _make(
+    search: Search,
+    seeds: Sequence[int],
+    level: int,
+    tickets: Mapping[tuple[int, int], Row],
+    workshop: Workshop,
+    again: Callable[[Row], Training] | None = None,
+) -> list[Row]:
+    """Complete a level of some seeds: what finds its masks, its tickets and their controls.
+
+    With ``again``, what came of a finder's thinned result is recalled.
+    """
+    grounds = [_ground(search, seed, level, tickets, workshop) for seed in seeds]
     rows: list[Row] = []
     if search.finder is not None:
-        rows, grounds = find(search, search.finder, grounds, workshop)
+        rows, findings = find(search, search.finder, grounds, workshop)
+        grounds = []
+        for ground, row in findings:
+            recalled = again and recall(search, row, level, workshop, again)
+            rows += recalled or []
+            if not recalled:
+                grounds.append(found(search, search.finder, ground, row, workshop))
     planned = Level(search.places)
     for ground in grounds:
         _plan(search, ground, planned, workshop)
     return rows + planned.complete(workshop)
+
+
+def _again(
+    search: Search, row: Row, tickets: Mapping[tuple[int, int], Row], workshop: Workshop
+) -> Training:
+    """The Training of a row that was recalled."""
+    parent = tickets[row.seed, search.schedule(row.level).parent]
+    if row.variant == TICKET and not _reads_parent_end(search):
+        dense, mask = tickets[row.seed, 0].stored, row.stored.mask("start")
+        history = search.history(dense, parent.stored, row.seed, search.excluded)
+        ticket = search.ticket(history, parent.training, mask, seed=row.seed, level=row.level)
+        return search.filled(ticket, history)
+    made = _make(search, [row.seed], row.level, tickets, workshop)
+    return next(r.training for r in made if (r.variant, r.draw) == (row.variant, row.draw))
 
 
 def _goes_on(search: Search, seed: int, level: int, tickets: Mapping[tuple[int, int], Row]) -> bool:
@@ -89,11 +132,9 @@ def _ground(
     mask = None if own is None else own.mask
     if parent.stored.dropped:
         if mask is None and search.finder is None and not _reads_parent_end(search):
-            mask = search.known(seed, level, parent.training.id)
+            mask = noted_mask(search, parent, level, workshop)
         if mask is None:
-            again = dataclasses.replace(search.ticket_watch(), tensors=True)
-            (found,) = workshop.complete([parent.training], again)
-            parent = dataclasses.replace(parent, stored=found)
+            parent = whole(search, parent, workshop)
     history = search.history(tickets[seed, 0].stored, parent.stored, seed, search.excluded)
     if mask is None:
         mask = search.pruner.prune(history, parent.training, seed, level)

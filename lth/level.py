@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lth.complete import Watch, Workshop
@@ -23,7 +24,8 @@ class Row:
     """One stored Training of a run and its place in it.
 
     ``search_steps`` are the updates spent to obtain its mask; ``options`` is
-    the canonical spec of a control, None for the ticket.
+    the canonical spec of a control, None for the ticket. ``make`` gives the
+    Training, when it is asked for.
     """
 
     seed: int
@@ -33,8 +35,13 @@ class Row:
     parent_level: int | None
     search_steps: int
     options: Json
-    training: Training
+    make: Callable[[Row], Training]
     stored: Stored
+
+    @cached_property
+    def training(self) -> Training:
+        """What was trained."""
+        return self.make(self)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +88,7 @@ class Level:
                 parent_level=ground.parent.level,
                 search_steps=cost,
                 options=options,
-                training=training,
+                make=lambda row: training,
                 stored=stored,
             )
         )

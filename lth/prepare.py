@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,15 @@ from lth.distillation import Teaching
 from lth.event.evaluate import EARLY_STOP
 from lth.fill import ZERO
 from lth.granularity.weights import Weights
-from lth.level import TICKET
+from lth.recall import Noted
 from lth.search import Search
 from lth.step import Step, resolve
-from lth.store.run_folder import RunFolder, locate, read_reference
+from lth.store.run_folder import Reference, RunFolder, locate, read_reference
 from lth.store.stored import DamagedError
 from lth.stream import generator
 from lth.training import LearningRate, build_model
 from lth.transfer import Import, fit
-from lth.types import Mask, TrainState
+from lth.types import TrainState
 
 DENSE = "dense"
 """The teacher that is the dense network of the same seed."""
@@ -93,7 +93,7 @@ def prepare(run: Run, raw: Raw) -> Search:
         finder=run.finder,
         distillation=_teaching(run, task),
         granularity=run.granularity or Weights(),
-        known=_known_masks(run),
+        noted=_noted(run),
         baselines=variants(run),
         eval_every=Step.parse(root.eval_every).updates(per_epoch),
         rewind_step=rewind_step,
@@ -141,19 +141,18 @@ def _imports(run: Run, search: Search) -> dict[int, Import]:
         raise ConfigError([f"ticket.{error}"]) from None
 
 
-def _known_masks(run: Run) -> Callable[[int, int, str], Mask | None]:
-    """The masks of this run's tickets, for those whose parent is the one that was pruned."""
+def _noted(run: Run) -> Noted:
+    """What this run's folder refers to."""
     folder = RunFolder(run.store.root, run.run_id)
 
-    def known(seed: int, level: int, parent: str) -> Mask | None:
-        own = folder.file(seed, TICKET, level, 0)
-        before = folder.file(seed, TICKET, run.schedule(level).parent, 0)
-        if not own.exists() or not before.exists() or read_reference(before).training != parent:
-            return None
-        stored = run.store.peek(read_reference(own).training)
-        return None if stored is None else stored.mask("start")
+    def noted(seed: int, variant: str, level: int, draw: int) -> Reference | None:
+        path = folder.file(seed, variant, level, draw)
+        try:
+            return read_reference(path) if path.exists() else None
+        except DamagedError:
+            return None  # it is written anew, and then said
 
-    return known
+    return noted
 
 
 def _teaching(run: Run, task: Task) -> Teaching | None:

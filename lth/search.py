@@ -36,6 +36,7 @@ from lth.protocol import (
     Schedule,
 )
 from lth.prune import Pruner
+from lth.recall import Noted
 from lth.store.stored import Stored
 from lth.stream import Key, generator
 from lth.training import LearningRate, Training, build_model, dense, initial_state, streams
@@ -50,10 +51,10 @@ class Search:
     ``tasks`` holds one Task per seed; ``streams`` overrides the seed of single
     streams (``init``, ``order``, ``augment``, ``module``, ``control``).
     ``order`` is ``per_level`` (a new data order at every level, shared by all
-    variants of it) or ``shared``. ``known(seed, level, parent's id)`` gives a
-    ticket's mask that was found before, for where the parent's end is no longer
-    stored. ``imports`` holds one ticket from another run per seed: then it is level 1,
-    and nothing is pruned. ``baseline_levels`` says at which levels controls are trained.
+    variants of it) or ``shared``. ``noted`` gives the run's own references, for
+    where states are no longer stored. ``imports`` holds one ticket from another
+    run per seed: then it is level 1, and nothing is pruned. ``baseline_levels``
+    says at which levels controls are trained.
     ``fill`` says what pruned weights hold (see ``lth.fill``).
     ``distillation`` gives the teacher of all networks of levels 1 and above, controls too.
     ``places`` is told of each Training under way, by id.
@@ -87,7 +88,7 @@ class Search:
     imports: Mapping[int, Import] = field(default_factory=dict)
     distillation: Callable[[History, Callable[..., nn.Module]], Distillation] | None = None
     granularity: Granularity = field(default_factory=Weights)
-    known: Callable[[int, int, str], Mask | None] = lambda seed, level, parent: None
+    noted: Noted = lambda seed, variant, level, draw: None
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
     _dense: dict[int, Training] = field(default_factory=dict, repr=False)
