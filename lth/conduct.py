@@ -23,7 +23,7 @@ from lth.fill import ZERO
 from lth.finder.frozen import Frozen
 from lth.finder.supermask import Bernoulli
 from lth.layer import uses
-from lth.level import PRELUDE, Row
+from lth.level import Row
 from lth.plan import Plan, plan
 from lth.prepare import prepare, read_data
 from lth.protocol import Sink
@@ -161,30 +161,29 @@ class _Display:
         self._sinks: Sequence[Sink] = list(run.sink.values())
         self._search = search
         self._ahead = ahead
-        self._finished = 0
-        self._in_level = 0
+        self._finished: list[int] = []
+        self._in_level: list[int] = []
         self._level = 0
-        self._since: tuple[float, int] | None = None
+        self._since: tuple[float, list[int]] | None = None
 
     def say(self, text: str) -> None:
         for sink in self._sinks:
             sink.say(text)
 
     def committed(self, training: Training, stored: Stored) -> None:
-        # A control's prelude (its dense k steps) is not one of the planned trainings.
-        self._in_level += self._search.place_of(training)["variant"] != PRELUDE
+        self._in_level.append(training.updates)
 
     def level_done(self, rows: Sequence[Row]) -> None:
         """Count a level's Trainings, whoever trained them."""
-        self._finished += len(rows)
-        self._in_level = 0
+        self._finished += self._ahead.updates[self._level]
+        self._in_level = []
         self._level += 1
 
     def show(self, training: Training, step: int, loss: float) -> None:
         row = {
             "level": self._level,
             "levels": self._search.levels,
-            "done": self._finished + self._in_level,
+            "done": len(self._finished + self._in_level),
             "of": self._ahead.trainings,
             "step": step,
             "last_step": training.last_step,
@@ -197,13 +196,14 @@ class _Display:
 
     def _seconds_left(self) -> float:
         """By the pace since the first training of this process; before, by the plan."""
-        done, now = self._finished + self._in_level, time.monotonic()
+        done, now = [*self._finished, *self._in_level], time.monotonic()
         if self._since is None:
             self._since = (now, done)
         began, first = self._since
-        if done - first < 3:
+        if len(done) - len(first) < 3:
             return self._ahead.seconds - (now - began)
-        return (now - began) * (self._ahead.trainings - done) / (done - first)
+        left = sum(map(sum, self._ahead.updates.values())) - sum(done)
+        return (now - began) * left / max(1, sum(done) - sum(first))
 
 
 def _begin(

@@ -141,14 +141,6 @@ class Search:
             control_seed=lambda seed: self._seed("control", seed),
         )
 
-    def trainings_of(self, level: int) -> int:
-        """How many Trainings a level has, over all seeds."""
-        if level == 0:
-            return len(self.seeds)
-        controls = sum(b.draws for b in self.baselines.values())
-        found = len(self.finder.variants) if self.finder else 0
-        return len(self.seeds) * (1 + found + (controls if self.has_controls(level) else 0))
-
     def has_controls(self, level: int) -> bool:
         """Whether controls are trained at this level."""
         return level > 0 and (self.baseline_levels is None or level in self.baseline_levels)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lth.finder.frozen import SCORES, check_lr, freeze, straight_through
 from lth.history import History
+from lth.outlook import Ahead, Outlook
 from lth.protocol import Allocate, Allocation
 from lth.store.stored import Stored
 from lth.training import Training
@@ -39,6 +40,10 @@ class Supermask:
     @property
     def variants(self) -> Sequence[str]:
         return ("supermask",)
+
+    def ahead(self, level: Outlook) -> list[Ahead]:
+        """All T updates, of scores."""
+        return [Ahead(first_step=0, last_step=level.train_steps)]
 
     def __call__(
         self,
