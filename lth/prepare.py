@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lth import layer
@@ -225,27 +226,56 @@ def _fit(run: Run, task: Task) -> list[str]:
     """Whether the model takes the images and gives one score per class."""
     try:
         module = build_model(run.model, task, generator("fit"))
+        layers = layer.kinds(module)
         run.init(module, generator=generator("fit"))
-        x, _ = task.train.gather(torch.arange(2, device=run.runtime.torch_device))
-        with torch.no_grad():
-            y = module.eval()(x.cpu())
-        layer.select(layer.kinds(module), run.root.exclude)
     except ValueError as error:
         text = str(error)
-        key = "exclude" if text.startswith("got") else "model"
-        return [f"{key}: {text}" if key == "exclude" else f"model.{text}"]
-    except (RuntimeError, TypeError, IndexError) as error:
-        first = str(error).splitlines()[0]
-        return [
-            f"model: got {run.specs['model']['name']}, allowed: a network that takes images of "
-            f"shape {list(task.input_shape)} ({first})"
-        ]
-    if tuple(y.shape) != (2, task.num_classes):
-        return [
-            f"model: got {run.specs['model']['name']} with outputs of shape {list(y.shape)} for "
-            f"two images, allowed: [2, {task.num_classes}] (one score per class)"
-        ]
-    return []
+        return [f"model.{text}" if ": got" in text else f"model: {text}"]
+    try:
+        layer.select(layers, run.root.exclude)
+    except ValueError as error:
+        return [f"exclude: {error}"]
+    x, labels = task.train.gather(torch.arange(2, device=run.runtime.torch_device))
+    before = _shapes(module)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            with torch.no_grad():
+                y = module.eval()(x.cpu())
+            fault = _outputs_fault(y, task.num_classes)
+            if fault is None:
+                torch.autograd.backward(F.cross_entropy(module.train()(x.cpu()), labels.cpu()))
+    except Exception as error:  # whatever a user's network raises
+        first = str(error).partition("\n")[0] or type(error).__name__
+        fault = (
+            f", allowed: a network that takes images of shape {list(task.input_shape)} ({first})"
+        )
+    if fault is None and _shapes(module) != before:
+        odd = sorted({n for n, _ in {*_shapes(module).items()} ^ {*before.items()}})
+        fault = f" that makes {', '.join(odd)} in its first forward pass, allowed: all in __init__"
+    if fault is None:
+        parameters = dict(module.named_parameters())
+        idle = [n for n in layers if parameters[n].grad is None]
+        if idle:
+            fault = (
+                f" whose {', '.join(idle)} gets no gradient, allowed: Linear and Conv layers that "
+                "take part in the loss and can be trained"
+            )
+    return [] if fault is None else [f"model: got {run.specs['model']['name']}{fault}"]
+
+
+def _outputs_fault(y: Any, num_classes: int) -> str | None:
+    shape = list(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
+    if shape == [2, num_classes]:
+        return None
+    return (
+        f" with outputs of shape {shape} for two images, allowed: [2, {num_classes}] (one score "
+        "per class)"
+    )
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Of all parameters and buffers."""
+    return {n: tuple(t.shape) for n, t in [*module.named_parameters(), *module.named_buffers()]}
 
 
 def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:
