@@ -12,6 +12,8 @@ from lth.training import Training
 
 Chain: TypeAlias = Generator[Planned | list[Row], list[Row], None]
 """Yields Trainings to be completed, and is sent their rows; yields the rows that are ready."""
+Link: TypeAlias = Generator[Planned, list[Row], list[Row]]
+"""A part of one: its rows are what it returns."""
 
 
 def advance(chains: Sequence[Chain], workshop: Workshop) -> Iterator[list[Row]]:
@@ -38,6 +40,17 @@ def advance(chains: Sequence[Chain], workshop: Workshop) -> Iterator[list[Row]]:
             # Others are at work on all of them.
             first = strands[0]
             yield from first.follow(workshop.complete(first.trainings, first.watches))
+
+
+def complete(link: Link, workshop: Workshop) -> list[Row]:
+    """The rows of a link, with all that it asks for, at once."""
+    try:
+        planned = next(link)
+        while True:
+            planned = link.send(planned.rows(workshop.complete(planned.trainings, planned.watches)))
+    except StopIteration as end:
+        rows: list[Row] = end.value
+        return rows
 
 
 class _Strand:

@@ -146,7 +146,7 @@ class Workshop:
 
         What was trained is committed in the background, under its locks.
         """
-        found = {i: self._find(i, wanted[i]) for i in group}
+        found = {i: self.find(i, wanted[i]) for i in group}
         if all(found.values()):
             done.update({i: s for i, s in found.items() if s is not None})
             return True
@@ -224,7 +224,7 @@ class Workshop:
             self.store.discard(training_id)
             return None
 
-    def _find(self, training_id: str, watch: Watch) -> Stored | None:
+    def find(self, training_id: str, watch: Watch) -> Stored | None:
         """The stored Training where it has all that is to be watched."""
         try:
             stored = self.store.get(training_id)

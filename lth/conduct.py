@@ -23,7 +23,7 @@ from lth.fill import ZERO
 from lth.finder.frozen import Frozen
 from lth.finder.supermask import Bernoulli
 from lth.layer import uses
-from lth.level import PRELUDE, Row
+from lth.level import NOWHERE, Row
 from lth.plan import Plan, plan
 from lth.prepare import prepare, read_data
 from lth.protocol import Sink
@@ -178,31 +178,33 @@ class _Display:
         self._sinks: Sequence[Sink] = list(run.sink.values())
         self._search = search
         self._ahead = ahead
-        self._finished = 0
-        self._trained: set[str] = set()
-        self._since: tuple[float, int] | None = None
+        self._finished: list[int] = []
+        self._own: dict[tuple[Any, Any], list[int]] = {}
+        self._since: tuple[float, list[int]] | None = None
 
     def say(self, text: str) -> None:
         for sink in self._sinks:
             sink.say(text)
 
     def committed(self, training: Training, stored: Stored) -> None:
-        # A control's prelude (its dense k steps) is not one of the planned trainings.
-        if self._search.place_of(training)["variant"] != PRELUDE:
-            self._trained.add(training.id)
+        place = self._search.place_of(training)
+        self._own.setdefault((place["seed"], place["level"]), []).append(training.updates)
 
     def ready(self, rows: Sequence[Row]) -> None:
-        """Count Trainings of a level, whoever trained them."""
-        self._finished += len(rows)
-        self._trained -= {row.training.id for row in rows}
+        """Count the Trainings of what is finished, whoever trained them."""
+        for place in {(row.seed, row.level) for row in rows}:
+            self._finished += self._ahead.updates[place]
+            self._own.pop(place, None)
+        # What was trained for one of these without a place of its own.
+        self._own.pop((NOWHERE["seed"], NOWHERE["level"]), None)
 
-    def _done(self) -> int:
-        return self._finished + len(self._trained)
+    def _done(self) -> list[int]:
+        return [*self._finished, *(n for own in self._own.values() for n in own)]
 
     def show(self, training: Training, step: int, loss: float) -> None:
         row = {
             "levels": self._search.levels,
-            "done": self._done(),
+            "done": len(self._done()),
             "of": self._ahead.trainings,
             "step": step,
             "last_step": training.last_step,
@@ -219,9 +221,10 @@ class _Display:
         if self._since is None:
             self._since = (now, done)
         began, first = self._since
-        if done - first < 3:
+        if len(done) - len(first) < 3:
             return self._ahead.seconds - (now - began)
-        return (now - began) * (self._ahead.trainings - done) / (done - first)
+        left = sum(map(sum, self._ahead.updates.values())) - sum(done)
+        return (now - began) * left / max(1, sum(done) - sum(first))
 
 
 def _begin(
@@ -270,16 +273,16 @@ def _refer(row: Row, folder: RunFolder, display: _Display) -> Reference:
         density=row.stored.done["density"],
         search_steps=row.search_steps,
         options=row.options,
-        training=row.training.id,
+        training=row.stored.id,
     )
     try:
         replaced = folder.refer(reference)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
-    if replaced is not None and replaced.training != row.training.id:
+    if replaced is not None and replaced.training != row.stored.id:
         display.say(
             f"seed {row.seed}, {row.variant}, level {row.level}: its parent was recomputed and "
-            f"differs, so it was trained again ({replaced.training[:12]} -> {row.training.id[:12]})"
+            f"differs, so it was trained again ({replaced.training[:12]} -> {row.stored.id[:12]})"
         )
     return reference
 

@@ -96,6 +96,8 @@ def coupled(module: nn.Module, input_shape: Sequence[int]) -> dict[str, Group]:
     module = copy.deepcopy(module).cpu()
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # the graph is read from autograd
+    if len([*module.named_parameters(remove_duplicate=False)]) > len([*module.parameters()]):
+        raise ValueError("units cannot be followed through weights that several layers share")
     names = {m: n for n, m in module.named_modules()}
     try:
         with torch.enable_grad():

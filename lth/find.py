@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from lth import mask as masks
@@ -16,25 +15,11 @@ if TYPE_CHECKING:
     from lth.search import Search
 
 
-def find(
-    search: Search, finder: Finder, ground: Ground, workshop: Workshop
-) -> Generator[Planned, list[Row], tuple[list[Row], Ground | None]]:
-    """Ask for what finds the mask; its rows, and the ground with what it found.
-
-    None in place of the ground where finding diverged.
-    """
-    rows = yield _finding(search, finder, ground, workshop)
-    found = next(r for r in rows if r.variant == finder.variants[0])
-    if found.stored.status == "diverged":
-        return rows, None
-    return rows, _found(search, finder, ground, found, workshop)
-
-
-def _finding(search: Search, finder: Finder, ground: Ground, workshop: Workshop) -> Planned:
+def finding(search: Search, finder: Finder, ground: Ground, workshop: Workshop) -> Planned:
     """What finds a level's mask, and its controls."""
     parent, history = ground.parent.training, ground.history
     ticket = search.ticket(history, parent, ground.mask, seed=ground.seed, level=ground.level)
-    finding = finder(
+    training = finder(
         ticket,
         start=search.rewind(history).state,
         history=search.telling(
@@ -48,19 +33,26 @@ def _finding(search: Search, finder: Finder, ground: Ground, workshop: Workshop)
         allocation=search.allocation,
         keep=masks.remaining({n: ground.mask[n] for n in history.prunable()}),
     )
-    spent = getattr(finder, "spent", lambda training: 0)(finding)
+    spent = getattr(finder, "spent", lambda training: 0)(training)
     planned = Planned.on(ground, search.places)
-    planned.plan(finding, search.ticket_watch(), finder.variants[0], cost=ground.cost + spent)
-    for name, control in finder.controls(finding).items():
+    planned.plan(training, search.ticket_watch(), finder.variants[0], cost=ground.cost + spent)
+    for name, control in finder.controls(training).items():
         planned.plan(control, search.watch, name, cost=ground.cost)
     return planned
 
 
-def _found(search: Search, finder: Finder, ground: Ground, row: Row, workshop: Workshop) -> Ground:
-    old, found = ground.history, row.stored
-    if found.dropped:
-        again = dataclasses.replace(search.ticket_watch(), tensors=True)
-        (found,) = workshop.complete([row.training], again)
+def whole(search: Search, row: Row, workshop: Workshop) -> Row:
+    """A ticket's or a finder's row with the states that its store may have dropped."""
+    if not row.stored.dropped:
+        return row
+    again = dataclasses.replace(search.ticket_watch(), tensors=True)
+    (stored,) = workshop.complete([row.training], again)
+    return dataclasses.replace(row, stored=stored)
+
+
+def found(search: Search, finder: Finder, ground: Ground, row: Row, workshop: Workshop) -> Ground:
+    """The ground with the mask that a finder's ``row`` found."""
+    old, stored = ground.history, whole(search, row, workshop).stored
     spend = (
         search.pruner.allocate_units
         if getattr(finder, "of_units", False)
@@ -71,10 +63,10 @@ def _found(search: Search, finder: Finder, ground: Ground, row: Row, workshop: W
         return spend(scores, old.mask, ground.level)
 
     # Where no weight was trained, what is rewound is still the parent's.
-    parent = found if getattr(finder, "trains_weights", True) else old.parent
+    parent = stored if getattr(finder, "trains_weights", True) else old.parent
     return dataclasses.replace(
         ground,
         history=dataclasses.replace(old, parent=parent),
-        mask=finder.mask(found, history=old, allocate=allocate),
-        cost=row.search_steps + found.done["updates"],
+        mask=finder.mask(stored, history=old, allocate=allocate),
+        cost=row.search_steps + stored.done["updates"],
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from lth.chains import Chain, advance
+from lth.chains import Chain, Link, advance, complete
 from lth.complete import Workshop
 from lth.event.evaluate import EARLY_STOP
-from lth.find import find
+from lth.find import finding, found, whole
 from lth.level import TICKET, Ground, Planned, Row
+from lth.recall import noted_mask, recall
 from lth.spec import spec
+from lth.training import Training
 
 if TYPE_CHECKING:
     from lth.search import Search
@@ -38,24 +39,61 @@ def _levels(search: Search, seed: int, workshop: Workshop) -> Chain:
             return
         rows = yield from _level(search, seed, level, tickets, workshop)
         yield rows
-        found = [r for r in rows if r.variant == TICKET]
-        if not found:
+        ticket = next((r for r in rows if r.variant == TICKET), None)
+        if ticket is None:
             return
-        tickets[level] = found[0]
+        tickets[level] = ticket
 
 
 def _level(
     search: Search, seed: int, level: int, tickets: Mapping[int, Row], workshop: Workshop
-) -> Generator[Planned, list[Row], list[Row]]:
-    """The rows of a level; without a ticket's where what finds its mask diverged."""
+) -> Link:
+    """The rows of a level; what was finished and thinned is recalled."""
+
+    def again(row: Row) -> Training:
+        return _again(search, row, tickets, workshop)
+
+    parent = tickets[search.schedule(level).parent]
+    recalled = recall(search, parent, level, workshop, again)
+    return recalled or (yield from _make(search, seed, level, tickets, workshop, again))
+
+
+def _make(
+    search: Search,
+    seed: int,
+    level: int,
+    tickets: Mapping[int, Row],
+    workshop: Workshop,
+    again: Callable[[Row], Training] | None = None,
+) -> Link:
+    """The rows of a level; without a ticket's where what finds its mask diverged.
+
+    With ``again``, what came of a finder's thinned result is recalled.
+    """
     ground = _ground(search, seed, level, tickets, workshop)
     rows: list[Row] = []
     if search.finder is not None:
-        rows, found = yield from find(search, search.finder, ground, workshop)
-        if found is None:
+        rows = yield finding(search, search.finder, ground, workshop)
+        row = next(r for r in rows if r.variant == search.finder.variants[0])
+        if row.stored.status == "diverged":
             return rows
-        ground = found
+        recalled = again and recall(search, row, level, workshop, again)
+        if recalled:
+            return rows + recalled
+        ground = found(search, search.finder, ground, row, workshop)
     return rows + (yield _planned(search, ground, workshop))
+
+
+def _again(search: Search, row: Row, tickets: Mapping[int, Row], workshop: Workshop) -> Training:
+    """The Training of a row that was recalled."""
+    parent = tickets[search.schedule(row.level).parent]
+    if row.variant == TICKET and not _reads_parent_end(search):
+        dense, mask = tickets[0].stored, row.stored.mask("start")
+        history = search.history(dense, parent.stored, row.seed, search.excluded)
+        ticket = search.ticket(history, parent.training, mask, seed=row.seed, level=row.level)
+        return search.filled(ticket, history)
+    made = complete(_make(search, row.seed, row.level, tickets, workshop), workshop)
+    return next(r.training for r in made if (r.variant, r.draw) == (row.variant, row.draw))
 
 
 def _ground(
@@ -70,11 +108,9 @@ def _ground(
     mask = None if own is None else own.mask
     if parent.stored.dropped:
         if mask is None and search.finder is None and not _reads_parent_end(search):
-            mask = search.known(seed, level, parent.training.id)
+            mask = noted_mask(search, parent, level, workshop)
         if mask is None:
-            again = dataclasses.replace(search.ticket_watch(), tensors=True)
-            (found,) = workshop.complete([parent.training], again)
-            parent = dataclasses.replace(parent, stored=found)
+            parent = whole(search, parent, workshop)
     history = search.history(tickets[0].stored, parent.stored, seed, search.excluded)
     if mask is None:
         mask = search.pruner.prune(history, parent.training, seed, level)

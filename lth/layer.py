@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 Kinds = Mapping[str, str]
 """Prunable parameter name -> ``conv``, ``linear`` or ``output``, in module order."""
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LAYERS = (*_CONV, nn.Linear)
+"""The modules whose weights may be pruned."""
 
 
 def kinds(model: nn.Module) -> dict[str, str]:
@@ -19,17 +22,39 @@ def kinds(model: nn.Module) -> dict[str, str]:
 
     ``output`` is the last Linear layer in module order, or the last layer of
     all where the network has no Linear. Biases and norms are never prunable.
-    Raises ValueError where the network has no prunable weight.
+    A weight that several modules share is one, under the first of its names.
+    Raises ValueError where the network has no prunable weight, or one that is
+    computed from others (``torch.nn.utils.parametrize``) or has no shape yet.
     """
-    found = {
-        f"{name}.weight" if name else "weight": "conv" if isinstance(m, _CONV) else "linear"
-        for name, m in model.named_modules()
-        if isinstance(m, (*_CONV, nn.Linear))
-    }
+    found: dict[str, str] = {}
+    for name, m in weights(model):
+        found.setdefault(name, "conv" if isinstance(m, _CONV) else "linear")
     if not found:
         raise ValueError(f"{type(model).__name__} has no Linear or Conv layer to prune")
     linears = [name for name, kind in found.items() if kind == "linear"]
     found[(linears or list(found))[-1]] = "output"
+    return found
+
+
+def weights(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The Linear and Conv modules with the names of their weights; see ``kinds`` for errors."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    found: list[tuple[str, nn.Module]] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, LAYERS):
+            continue
+        weight = module.weight
+        if id(weight) not in names:
+            raise ValueError(
+                f"{name}: got a weight that is computed from other parameters, allowed: "
+                "a parameter of its own (no weight or spectral norm)"
+            )
+        if isinstance(weight, UninitializedParameter):
+            raise ValueError(
+                f"{name}: got a lazy layer without a shape, allowed: one that has it (call the "
+                "network once in its __init__)"
+            )
+        found.append((names[id(weight)], module))
     return found
 
 
@@ -44,15 +69,13 @@ def uses(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     counts = dict.fromkeys(kinds(model), 0)
     features = {n: w.shape[0] for n, w in model.named_parameters() if n in counts}
     handles = []
-    for name, module in model.named_modules():
-        weight = f"{name}.weight" if name else "weight"
-        if weight in counts:
+    for weight, module in weights(model):
 
-            def count(_: nn.Module, inputs: object, output: Tensor, weight: str = weight) -> None:
-                # One example: all of the output, shared among its features.
-                counts[weight] += output.numel() // features[weight]
+        def count(_: nn.Module, inputs: object, output: Tensor, weight: str = weight) -> None:
+            # One example: all of the output, shared among its features.
+            counts[weight] += output.numel() // features[weight]
 
-            handles.append(module.register_forward_hook(count))
+        handles.append(module.register_forward_hook(count))
     was_training = model.training
     model.eval()(torch.zeros(1, *input_shape))
     model.train(was_training)

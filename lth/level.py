@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from lth.complete import Watch
@@ -17,6 +17,8 @@ from lth.types import Mask
 TICKET = "ticket"
 PRELUDE = "prelude"
 """What display calls a Training that a control needs before itself."""
+NOWHERE = {"seed": "-", "level": "-", "variant": PRELUDE}
+"""The place of a Training that is none of a run's rows."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,7 +26,8 @@ class Row:
     """One stored Training of a run and its place in it.
 
     ``search_steps`` are the updates spent to obtain its mask; ``options`` is
-    the canonical spec of a control, None for the ticket.
+    the canonical spec of a control, None for the ticket. ``make`` gives the
+    Training, when it is asked for.
     """
 
     seed: int
@@ -34,8 +37,13 @@ class Row:
     parent_level: int | None
     search_steps: int
     options: Json
-    training: Training
+    make: Callable[[Row], Training]
     stored: Stored
+
+    @cached_property
+    def training(self) -> Training:
+        """What was trained."""
+        return self.make(self)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +108,7 @@ class Planned:
                 draw=draw,
                 search_steps=cost,
                 options=options,
-                training=training,
+                make=lambda row: training,
             )
         )
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lth import mask as masks
+from lth.ahead import Expected, expected, trainings
 from lth.build import Run
 from lth.event.evaluate import Evaluate
 from lth.granularity.weights import Weights
@@ -21,22 +24,34 @@ from lth.store.run_folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Trainings and seconds ahead. ``seconds`` is an estimate from a few timed updates."""
+    """Trainings and seconds ahead. ``seconds`` is an estimate from a few timed updates.
+
+    ``updates`` counts each Training's, at most, by seed and level.
+    """
 
     text: list[str]
-    trainings: int
+    updates: Mapping[tuple[int, int], Sequence[int]]
     stored: int
     seconds: float
+
+    @property
+    def trainings(self) -> int:
+        """How many there are, stored ones too."""
+        return sum(map(len, self.updates.values()))
 
 
 def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
     """Count what the search makes and what the store has of it; time a few updates."""
-    total = sum(search.trainings_of(level) for level in range(search.levels + 1))
-    stored = _stored(search, folder, store)
-    missing = total - stored
+    rows = list(expected(search))
+    every = trainings(rows)
+    stored = trainings([row for row in rows if _is_stored(row, search, folder, store)])
+    missing = Counter((t.first_step, t.last_step) for key, t in every.items() if key not in stored)
     seconds = 0.0
     if missing:
-        seconds = missing * _seconds_per_training(run, search) / run.root.workers
+        seconds = _seconds(run, search, missing) / run.root.workers
+    updates: dict[tuple[int, int], list[int]] = {}
+    for (seed, level, _), training in every.items():
+        updates.setdefault((seed, level), []).append(training.updates)
     task = search.tasks[search.seeds[0]]
     start = search.theta_0(search.seeds[0])
     weights = sum(start.weights[n].numel() for n in search.layers)
@@ -60,16 +75,21 @@ def plan(run: Run, search: Search, folder: RunFolder, store: FileStore) -> Plan:
         f"  levels     0 to {search.levels}{last}; seeds {_list(search.seeds)}; "
         f"controls {controls}{_levels(search)}",
         *_imported(run, search),
-        f"  trainings  {total} of {search.train_steps - search.rewind_step:,}"
-        f"{' to ' + format(search.train_steps, ',') if search.rewind_step else ''} updates; "
-        f"{stored} stored, {missing} to do, about {duration(seconds)} on {where}",
+        f"  trainings  {len(every)} of {_range(t.updates for t in every.values())} updates; "
+        f"{len(stored)} stored, {len(every) - len(stored)} to do, about {duration(seconds)} on "
+        f"{where}",
         f"  engine     {_engine(run, search)}",
         f"  verdict    {TICKET} against {run.root.verdict_against} at {run.root.endpoint}, "
         f"mean over levels with density {_percent(run.root.verdict_density)}"
         f"{_no_verdict(run, search, densities if exact else [])}",
         f"  store      {folder.path}",
     ]
-    return Plan(text=text, trainings=total, stored=stored, seconds=seconds)
+    return Plan(text=text, updates=updates, stored=len(stored), seconds=seconds)
+
+
+def _range(values: Iterable[int]) -> str:
+    found = sorted(set(values))
+    return " to ".join(f"{v:,}" for v in dict.fromkeys((found[0], found[-1])))
 
 
 def _imported(run: Run, search: Search) -> list[str]:
@@ -144,26 +164,20 @@ def _percent(bounds: list[float]) -> str:
     return " to ".join(f"{100 * b:g} %" for b in bounds)
 
 
-def _stored(search: Search, folder: RunFolder, store: FileStore) -> int:
-    """How many of the run's Trainings are committed, as far as its references tell."""
-    found = sum(
-        store.folder(search.dense(seed).id).read("done.json") is not None for seed in search.seeds
-    )
-    for seed in search.seeds:
-        for level in range(1, search.levels + 1):
-            names = [(TICKET, 0)]
-            if search.finder is not None:
-                names += [(n, 0) for n in search.finder.variants]
-            if search.has_controls(level):
-                names += [(n, d) for n, b in search.baselines.items() for d in range(b.draws)]
-            found += sum(folder.file(seed, n, level, d).with_suffix("").is_dir() for n, d in names)
-    return found
+def _is_stored(row: Expected, search: Search, folder: RunFolder, store: FileStore) -> bool:
+    """Whether a row's Training is committed, as far as the run's references tell."""
+    if row.level == 0:
+        return store.folder(search.dense(row.seed).id).read("done.json") is not None
+    file = folder.file(row.seed, row.variant, row.level, row.draw)
+    return file.with_suffix("").is_dir()
 
 
-def _seconds_per_training(run: Run, search: Search) -> float:
-    """Time a few updates and one evaluation of the dense network, and scale up."""
+def _seconds(run: Run, search: Search, spans: Mapping[tuple[int, int], int]) -> float:
+    """Time a few updates and one evaluation of the dense network, and scale up.
+
+    ``spans`` counts the Trainings from one step to another.
+    """
     dense = search.typical(search.seeds[0])
-    updates = dense.updates - search.rewind_step
 
     def timed(steps: int, events: list[Event]) -> float:
         short = dense.replace(last_step=steps)
@@ -184,4 +198,9 @@ def _seconds_per_training(run: Run, search: Search) -> float:
     task = dense.task
     examples = len(task.train) + len(task.validation) + len(task.test)
     share = len(task.validation) / examples
-    return start + updates * step + full + len(dense.grid()) * full * share
+
+    def one(first: int, last: int) -> float:
+        evaluations = len(dense.replace(first_step=first, last_step=last).grid())
+        return start + (last - first) * step + full + evaluations * full * share
+
+    return sum(count * one(*span) for span, count in spans.items())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lth import layer
@@ -23,15 +24,15 @@ from lth.distillation import Teaching
 from lth.event.evaluate import EARLY_STOP
 from lth.fill import ZERO
 from lth.granularity.weights import Weights
-from lth.level import TICKET
+from lth.recall import Noted
 from lth.search import Search
 from lth.step import Step, resolve
-from lth.store.run_folder import RunFolder, locate, read_reference
+from lth.store.run_folder import Reference, RunFolder, locate, read_reference
 from lth.store.stored import DamagedError
 from lth.stream import generator
 from lth.training import LearningRate, build_model
 from lth.transfer import Import, fit
-from lth.types import Mask, TrainState
+from lth.types import TrainState
 
 DENSE = "dense"
 """The teacher that is the dense network of the same seed."""
@@ -93,7 +94,7 @@ def prepare(run: Run, raw: Raw) -> Search:
         finder=run.finder,
         distillation=_teaching(run, task),
         granularity=run.granularity or Weights(),
-        known=_known_masks(run),
+        noted=_noted(run),
         baselines=variants(run),
         eval_every=Step.parse(root.eval_every).updates(per_epoch),
         rewind_step=rewind_step,
@@ -141,19 +142,18 @@ def _imports(run: Run, search: Search) -> dict[int, Import]:
         raise ConfigError([f"ticket.{error}"]) from None
 
 
-def _known_masks(run: Run) -> Callable[[int, int, str], Mask | None]:
-    """The masks of this run's tickets, for those whose parent is the one that was pruned."""
+def _noted(run: Run) -> Noted:
+    """What this run's folder refers to."""
     folder = RunFolder(run.store.root, run.run_id)
 
-    def known(seed: int, level: int, parent: str) -> Mask | None:
-        own = folder.file(seed, TICKET, level, 0)
-        before = folder.file(seed, TICKET, run.schedule(level).parent, 0)
-        if not own.exists() or not before.exists() or read_reference(before).training != parent:
-            return None
-        stored = run.store.peek(read_reference(own).training)
-        return None if stored is None else stored.mask("start")
+    def noted(seed: int, variant: str, level: int, draw: int) -> Reference | None:
+        path = folder.file(seed, variant, level, draw)
+        try:
+            return read_reference(path) if path.exists() else None
+        except DamagedError:
+            return None  # it is written anew, and then said
 
-    return known
+    return noted
 
 
 def _teaching(run: Run, task: Task) -> Teaching | None:
@@ -226,27 +226,56 @@ def _fit(run: Run, task: Task) -> list[str]:
     """Whether the model takes the images and gives one score per class."""
     try:
         module = build_model(run.model, task, generator("fit"))
+        layers = layer.kinds(module)
         run.init(module, generator=generator("fit"))
-        x, _ = task.train.gather(torch.arange(2, device=run.runtime.torch_device))
-        with torch.no_grad():
-            y = module.eval()(x.cpu())
-        layer.select(layer.kinds(module), run.root.exclude)
     except ValueError as error:
         text = str(error)
-        key = "exclude" if text.startswith("got") else "model"
-        return [f"{key}: {text}" if key == "exclude" else f"model.{text}"]
-    except (RuntimeError, TypeError, IndexError) as error:
-        first = str(error).splitlines()[0]
-        return [
-            f"model: got {run.specs['model']['name']}, allowed: a network that takes images of "
-            f"shape {list(task.input_shape)} ({first})"
-        ]
-    if tuple(y.shape) != (2, task.num_classes):
-        return [
-            f"model: got {run.specs['model']['name']} with outputs of shape {list(y.shape)} for "
-            f"two images, allowed: [2, {task.num_classes}] (one score per class)"
-        ]
-    return []
+        return [f"model.{text}" if ": got" in text else f"model: {text}"]
+    try:
+        layer.select(layers, run.root.exclude)
+    except ValueError as error:
+        return [f"exclude: {error}"]
+    x, labels = task.train.gather(torch.arange(2, device=run.runtime.torch_device))
+    before = _shapes(module)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            with torch.no_grad():
+                y = module.eval()(x.cpu())
+            fault = _outputs_fault(y, task.num_classes)
+            if fault is None:
+                torch.autograd.backward(F.cross_entropy(module.train()(x.cpu()), labels.cpu()))
+    except Exception as error:  # whatever a user's network raises
+        first = str(error).partition("\n")[0] or type(error).__name__
+        fault = (
+            f", allowed: a network that takes images of shape {list(task.input_shape)} ({first})"
+        )
+    if fault is None and _shapes(module) != before:
+        odd = sorted({n for n, _ in {*_shapes(module).items()} ^ {*before.items()}})
+        fault = f" that makes {', '.join(odd)} in its first forward pass, allowed: all in __init__"
+    if fault is None:
+        parameters = dict(module.named_parameters())
+        idle = [n for n in layers if parameters[n].grad is None]
+        if idle:
+            fault = (
+                f" whose {', '.join(idle)} gets no gradient, allowed: Linear and Conv layers that "
+                "take part in the loss and can be trained"
+            )
+    return [] if fault is None else [f"model: got {run.specs['model']['name']}{fault}"]
+
+
+def _outputs_fault(y: Any, num_classes: int) -> str | None:
+    shape = list(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
+    if shape == [2, num_classes]:
+        return None
+    return (
+        f" with outputs of shape {shape} for two images, allowed: [2, {num_classes}] (one score "
+        "per class)"
+    )
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Of all parameters and buffers."""
+    return {n: tuple(t.shape) for n, t in [*module.named_parameters(), *module.named_buffers()]}
 
 
 def _step_faults(run: Run, search: Search, keep: set[int]) -> list[str]:

@@ -184,8 +184,8 @@ class Finder(Protocol):
 
     Where several trainings find it together, they are made by
     ``history.lineage``, the one it returns is the last, and ``spent(finding)``
-    counts the updates of the others. Where it has ``check(search)``, that is
-    called as a control's is.
+    counts the updates of the others. ``check(search)`` and ``ahead(outlook)``,
+    where it has them, are as a control's; the latter leaves ``controls`` out.
     """
 
     @property
@@ -249,8 +249,10 @@ class Baseline(Protocol):
     uses what the search found (then the search's cost is its cost too).
 
     Where it has ``check(search)``, that is called before anything is trained
-    and raises ValueError for what the control cannot be made of. One that uses
-    the parent's scores again says so by ``rescores = True``.
+    and raises ValueError for what the control cannot be made of. Where it trains
+    anything but one Training as long as the ticket's, ``ahead(outlook)`` tells
+    the plan all that it trains (``lth.outlook``). One that uses the parent's
+    scores again says so by ``rescores = True``.
     """
 
     draws: int

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lth import mask as masks
 from lth.dataset.task import Task
@@ -88,7 +89,9 @@ class Pruner:
             # BatchNorm in train mode writes to its buffers, which are not ours to change.
             values = {**state.weights, **{n: b.clone() for n, b in state.buffers.items()}}
             moved = {n: v.to(x.device) for n, v in values.items()}
-            output: Tensor = torch.func.functional_call(module, moved, (x,))
+            # Of all kernels of attention only this one can be differentiated twice.
+            with sdpa_kernel(SDPBackend.MATH):
+                output: Tensor = torch.func.functional_call(module, moved, (x,))
             return output
 
         return forward

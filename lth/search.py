@@ -20,7 +20,7 @@ from lth.fill import ZERO, fill_of
 from lth.granularity.weights import Weights
 from lth.history import History, Lineage
 from lth.iterate import iterate
-from lth.level import PRELUDE, Row
+from lth.level import NOWHERE, Row
 from lth.protocol import (
     Allocation,
     Baseline,
@@ -36,6 +36,7 @@ from lth.protocol import (
     Schedule,
 )
 from lth.prune import Pruner
+from lth.recall import Noted
 from lth.store.stored import Stored
 from lth.stream import Key, generator
 from lth.training import LearningRate, Training, build_model, dense, initial_state, streams
@@ -50,10 +51,10 @@ class Search:
     ``tasks`` holds one Task per seed; ``streams`` overrides the seed of single
     streams (``init``, ``order``, ``augment``, ``module``, ``control``).
     ``order`` is ``per_level`` (a new data order at every level, shared by all
-    variants of it) or ``shared``. ``known(seed, level, parent's id)`` gives a
-    ticket's mask that was found before, for where the parent's end is no longer
-    stored. ``imports`` holds one ticket from another run per seed: then it is level 1,
-    and nothing is pruned. ``baseline_levels`` says at which levels controls are trained.
+    variants of it) or ``shared``. ``noted`` gives the run's own references, for
+    where states are no longer stored. ``imports`` holds one ticket from another
+    run per seed: then it is level 1, and nothing is pruned. ``baseline_levels``
+    says at which levels controls are trained.
     ``fill`` says what pruned weights hold (see ``lth.fill``).
     ``distillation`` gives the teacher of all networks of levels 1 and above, controls too.
     ``places`` is told of each Training under way, by id.
@@ -87,7 +88,7 @@ class Search:
     imports: Mapping[int, Import] = field(default_factory=dict)
     distillation: Callable[[History, Callable[..., nn.Module]], Distillation] | None = None
     granularity: Granularity = field(default_factory=Weights)
-    known: Callable[[int, int, str], Mask | None] = lambda seed, level, parent: None
+    noted: Noted = lambda seed, variant, level, draw: None
     watch: Watch = field(default_factory=Watch)
     events: tuple[Event, ...] = ()
     _dense: dict[int, Training] = field(default_factory=dict, repr=False)
@@ -95,7 +96,7 @@ class Search:
 
     def place_of(self, training: Training) -> dict[str, Any]:
         """``seed``, ``variant`` and ``level`` of a Training under way, for display."""
-        return self.places.get(training.id, {"seed": "-", "variant": PRELUDE, "level": "-"})
+        return self.places.get(training.id, NOWHERE)
 
     @property
     def train_steps(self) -> int:
@@ -139,14 +140,6 @@ class Search:
             score_steps=self.score_steps,
             control_seed=lambda seed: self._seed("control", seed),
         )
-
-    def trainings_of(self, level: int) -> int:
-        """How many Trainings a level has, over all seeds."""
-        if level == 0:
-            return len(self.seeds)
-        controls = sum(b.draws for b in self.baselines.values())
-        found = len(self.finder.variants) if self.finder else 0
-        return len(self.seeds) * (1 + found + (controls if self.has_controls(level) else 0))
 
     def has_controls(self, level: int) -> bool:
         """Whether controls are trained at this level."""

@@ -1,4 +1,4 @@
-"""The physically smaller network of a mask of whole units."""
+"""The physically smaller network of a mask of whole units or whole residual blocks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lth.coupling import coupled, mask_of
+from lth.granularity.residual_blocks import without
+from lth.layer import kinds
 from lth.types import Mask, TrainState
 
 
@@ -20,10 +22,19 @@ def smaller(
 
     ``module`` is the whole network (its values are not used, and it is left as
     it is); the result is of its class, with smaller layers and the values of
-    ``state``. ValueError for a mask that is not of whole units.
+    ``state``. Where residual blocks are pruned it is a traced module in eval
+    mode, in which a pruned block is its shortcut. ValueError for a mask that is
+    neither of whole units nor of whole blocks.
     """
     result = copy.deepcopy(module)
-    result.load_state_dict({**state.weights, **state.buffers})
+    _load(result, state)
+    gone = {n for n, m in mask.items() if not bool(m.any())}
+    if gone:
+        # Of units, every layer keeps one.
+        result = module = without(result, gone, kinds(result), input_shape)
+        mask = {n: m for n, m in mask.items() if n in dict(result.named_parameters())}
+    if all(bool(m.all()) for m in mask.values()):
+        return result
     groups = coupled(module, input_shape)
     alive = {n: g.alive(mask) for n, g in groups.items()}
     parameters = dict(result.named_parameters())
@@ -48,6 +59,13 @@ def smaller(
     for layer in result.modules():
         _resize(layer)
     return result
+
+
+def _load(module: nn.Module, state: TrainState) -> None:
+    """Give a module the values of ``state``; buffers that are not saved with it have theirs too."""
+    values = {**state.weights, **state.buffers}
+    for name, own in [*module.named_parameters(), *module.named_buffers()]:
+        own.copy_(values[name])
 
 
 def _check(mask: Mask, units: Mask) -> None:

@@ -268,6 +268,23 @@ def test_faults_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_pruned_residual_blocks_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["model=resnet_20", "model.width=2", "granularity=residual_blocks"]
+    folder = conducted(tmp_path / "results", *options, "schedule.rate=0.5")
+    out = tmp_path / "ticket.pt2"
+    assert export.main([str(ticket(folder)), "--to", "smaller", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "same class for 128 of 128 test examples" in text and "pruned units are left out" in text
+    mask = locate(ticket(folder)).stored().mask()
+    gone = {n for n, m in mask.items() if not bool(m.any())}
+    shapes = json.loads((tmp_path / "ticket.pt2.json").read_text())["shapes"]
+    assert gone and not gone & shapes.keys()
+    program = torch.export.load(out)
+    assert program.state_dict.keys() >= shapes.keys() and not gone & program.state_dict.keys()
+
+
 def test_single_weights_do_not_make_a_smaller_network(
     folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

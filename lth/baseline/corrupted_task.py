@@ -10,6 +10,7 @@ import torch
 
 from lth.dataset.corrupt import corrupt
 from lth.option import at_least, one_of
+from lth.outlook import Ahead, Outlook
 from lth.protocol import Materials
 from lth.training import Training
 
@@ -52,6 +53,10 @@ class CorruptedTask:
         if search.finder is not None:
             name = search.finder.variants[0]
             raise ValueError(f"finder: got {name}, allowed: null (with baseline corrupted_task)")
+
+    def ahead(self, level: Outlook) -> list[Ahead]:
+        """The parent on corrupted data, and what comes of it."""
+        return [level.parent, level.ticket]
 
     def __call__(self, ticket: Training, given: Materials) -> Training:
         lineage = given.history.lineage

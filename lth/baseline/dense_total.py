@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from lth.option import one_of
+from lth.outlook import Ahead, Outlook
 from lth.protocol import Materials
 from lth.training import LearningRate, Training
 
@@ -28,6 +29,10 @@ class DenseTotal:
 
     def __post_init__(self) -> None:
         one_of("draws", self.draws, [1], why="nothing is drawn")
+
+    def ahead(self, level: Outlook) -> list[Ahead]:
+        """T' updates."""
+        return [Ahead(first_step=0, last_step=level.cost + level.ticket.updates)]
 
     def __call__(self, ticket: Training, given: Materials) -> Training:
         total = given.history.lineage.cost + ticket.updates

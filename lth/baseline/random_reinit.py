@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from lth.option import at_least, one_of
+from lth.outlook import Ahead, Outlook
 from lth.protocol import Materials
 from lth.training import Training
 
@@ -38,8 +39,23 @@ class RandomReinit:
         one_of("origin", self.origin, ORIGINS)
         at_least("draws", self.draws, 1)
 
+    def _first(self, k: int) -> int:
+        return 0 if self.origin == "init" else k
+
+    def ahead(self, level: Outlook) -> list[Ahead]:
+        """Its Training, and before it the k dense steps of ``dense_k``; at k = 0 all are one."""
+        k, draw = level.rewind_step, level.draw
+        origin = self.origin if k > 0 else ORIGINS[0]
+        own = Ahead(
+            first_step=self._first(k),
+            last_step=level.train_steps,
+            what=("random_reinit", origin, draw),
+        )
+        dense = Ahead(first_step=0, last_step=k, what=("dense_k", draw))
+        return [dense, own] if origin == "dense_k" else [own]
+
     def __call__(self, ticket: Training, given: Materials) -> Training:
-        k = given.history.rewind_step
+        k, first = given.history.rewind_step, self._first(given.history.rewind_step)
         theta = given.fresh()
         rate = dataclasses.replace(ticket.learning_rate, hold=False)
         if self.origin == "dense_k" and k > 0:
@@ -52,7 +68,6 @@ class RandomReinit:
                 distillation=None,  # as theta_k, which level 0 reaches without a teacher
             )
             theta = given.train(dense).state("end")
-        first = 0 if self.origin == "init" else k
         return ticket.replace(
             start=dataclasses.replace(theta, step=first, optimizer=None),
             first_step=first,

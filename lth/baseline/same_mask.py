@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lth.option import one_of
+from lth.outlook import Ahead, Outlook, span
 from lth.protocol import Materials, Rewind
 from lth.training import Training
 
@@ -21,6 +22,17 @@ class SameMask:
 
     def __post_init__(self) -> None:
         one_of("draws", self.draws, [1], why="nothing is drawn")
+
+    def ahead(self, level: Outlook) -> list[Ahead]:
+        """The span of ``rewind``."""
+        return [
+            span(
+                self.rewind,
+                rewind_step=level.rewind_step,
+                train_steps=level.train_steps,
+                updates_per_epoch=level.updates_per_epoch,
+            )
+        ]
 
     def __call__(self, ticket: Training, given: Materials) -> Training:
         restart = self.rewind(given.history)

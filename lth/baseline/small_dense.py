@@ -11,6 +11,7 @@ from lth.layer import kinds
 from lth.mask import remaining
 from lth.narrow import nearest, widths
 from lth.option import at_least
+from lth.outlook import Ahead, Outlook
 from lth.protocol import Materials
 from lth.stream import generator
 from lth.training import Training, build_model
@@ -39,6 +40,10 @@ class SmallDense:
     def check(self, search: Search) -> None:
         """A model without a width has no narrower form."""
         widths(search.model)
+
+    def ahead(self, level: Outlook) -> list[Ahead]:
+        """All T updates."""
+        return [Ahead(first_step=0, last_step=level.train_steps)]
 
     def __call__(self, ticket: Training, given: Materials) -> Training:
         model = nearest(ticket.model, ticket.task, remaining(masks.prunable(ticket.mask)))

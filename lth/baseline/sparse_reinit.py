@@ -12,6 +12,7 @@ from torch import Tensor
 from lth.baseline.random_reinit import RandomReinit
 from lth.mask import prunable
 from lth.option import at_least, one_of
+from lth.outlook import Ahead, Outlook
 from lth.protocol import Materials
 from lth.training import Training
 
@@ -36,6 +37,11 @@ class SparseReinit:
     def __post_init__(self) -> None:
         one_of("origin", self.origin, ORIGINS)
         at_least("draws", self.draws, 1)
+
+    def ahead(self, level: Outlook) -> list[Ahead]:
+        """As ``random_reinit``, with other values."""
+        (own,) = RandomReinit(origin=self.origin).ahead(level)
+        return [dataclasses.replace(own, what=("sparse", own.what))]
 
     def __call__(self, ticket: Training, given: Materials) -> Training:
         dense_fan = RandomReinit(origin=self.origin)(ticket, given)

@@ -35,7 +35,6 @@ class Network:
         if channels_last:
             self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = dict(self.module.named_parameters())
-        self.buffers = dict(self.module.named_buffers())
         self._saved: Weights | None = None
         self._base_rate = base_rate(training.optimizer)
         self.mask: Mask = {}
@@ -45,6 +44,11 @@ class Network:
         self._values: list[Tensor] = []
         self._factors: list[Tensor] = []
         self._fills: list[Tensor] = []
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The live buffers; a module may put others in their place (``self.mean = ...``)."""
+        return dict(self.module.named_buffers())
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:

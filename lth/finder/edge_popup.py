@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from lth.finder.frozen import check_lr, freeze, straight_through
+from lth.finder.frozen import check_lr, check_network, freeze, straight_through
 from lth.history import History
+from lth.outlook import Ahead, Outlook
 from lth.protocol import Allocate, Allocation
 from lth.store.stored import Stored
 from lth.stream import generator
 from lth.training import Training
 from lth.types import Mask, TrainState
+
+if TYPE_CHECKING:
+    from lth.search import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,14 @@ class EdgePopup:
     @property
     def variants(self) -> Sequence[str]:
         return ("edge_popup",)
+
+    def check(self, search: Search) -> None:
+        """Each layer needs a weight of its own."""
+        check_network(search)
+
+    def ahead(self, level: Outlook) -> list[Ahead]:
+        """All T updates, of scores."""
+        return [Ahead(first_step=0, last_step=level.train_steps)]
 
     def __call__(
         self,

@@ -14,6 +14,7 @@ import torch
 from lth.counts import Counts, counts_of, share
 from lth.history import History
 from lth.option import at_least
+from lth.outlook import Ahead, Outlook
 from lth.protocol import Allocate, Allocation
 from lth.step import Step, positive_step
 from lth.store.stored import Stored
@@ -66,6 +67,17 @@ class Evolve:
     def variants(self) -> Sequence[str]:
         return ("evolve",)
 
+    def _last(self, ticket: Training | Ahead, updates_per_epoch: int) -> int:
+        """Where a candidate of a ticket ends."""
+        updates = Step.parse(self.updates).updates(updates_per_epoch)
+        return min(ticket.first_step + updates, ticket.last_step)
+
+    def ahead(self, level: Outlook) -> list[Ahead]:
+        """All candidates, as if no two were equal."""
+        last = self._last(level.ticket, level.updates_per_epoch)
+        short = Ahead(first_step=level.ticket.first_step, last_step=last)
+        return [short] * (1 + self.generations * self.population)
+
     def __call__(
         self,
         ticket: Training,
@@ -81,10 +93,10 @@ class Evolve:
         free = list(history.prunable())
         sizes = {n: ticket.mask[n].numel() for n in free}
         limits = {n: count for n, count in counts_of(history.mask).items() if n in sizes}
-        last = ticket.first_step + Step.parse(self.updates).updates(ticket.task.updates_per_epoch)
+        last = self._last(ticket, ticket.task.updates_per_epoch)
 
         def candidate(mask: Mask) -> Training:
-            return ticket.replace(mask=mask, start=start, last_step=min(last, ticket.last_step))
+            return ticket.replace(mask=mask, start=start, last_step=last)
 
         def masked(point: Sequence[float]) -> Mask:
             counts = spread(dict(zip(free, point, strict=True)), sizes, limits, keep)

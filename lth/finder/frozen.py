@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,12 @@ from lth.history import History
 from lth.layer import kinds
 from lth.optimizer import at_rate
 from lth.protocol import Change, Moment, Record
-from lth.training import Training
+from lth.stream import generator
+from lth.training import Training, build_model
 from lth.types import TrainState, Weights
+
+if TYPE_CHECKING:
+    from lth.search import Search
 
 SCORES = "scores"
 """The name of the state that holds all scores, those of weights that were not chosen too."""
@@ -145,6 +149,17 @@ class Settle:
         # Scores that the mask sets to 0 must not be chosen in place of those that were 0.
         buffers = {**state.buffers, **{alive_name(n): m for n, m in mask.items()}}
         return Change(state=dataclasses.replace(state, buffers=buffers), mask=mask)
+
+
+def check_network(search: Search) -> None:
+    """ValueError for a network whose layers share a weight: each would have scores of its own."""
+    module = build_model(search.model, search.tasks[search.seeds[0]], generator("frozen"))
+    if len([*module.named_parameters(remove_duplicate=False)]) > len([*module.parameters()]):
+        assert search.finder is not None
+        raise ValueError(
+            f"finder: got {search.finder.variants[0]}, allowed: one that trains weights (layers of "
+            "this network share a weight)"
+        )
 
 
 def check_lr(lr: float | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -152,9 +152,39 @@ def branches(
     module: nn.Module, layers: Mapping[str, str], input_shape: Sequence[int]
 ) -> list[Branch]:
     """The residual branches of a network; ValueError where it cannot be traced."""
-    module = copy.deepcopy(module).cpu().eval()
+    module = copy.deepcopy(module).cpu()
+    shapes = {n: p.shape for n, p in module.named_parameters()}
+    _, ends = _traced(module, layers, input_shape)
+    return [{n: shape for n, shape in shapes.items() if n in end.own} for end in ends]
+
+
+def without(
+    module: nn.Module, gone: Collection[str], layers: Mapping[str, str], input_shape: Sequence[int]
+) -> nn.Module:
+    """The network without those branches all of whose parameters are in ``gone``.
+
+    A traced module with the values of ``module`` (which stays as it is), in eval
+    mode: what a block had is no part of it. ``module`` itself where no branch is
+    gone. ValueError where it cannot be traced.
+    """
+    traced, ends = _traced(copy.deepcopy(module).cpu(), layers, input_shape)
+    cut = [end for end in ends if end.own <= {*gone}]
+    if not cut:
+        return module
+    for end in reversed(cut):  # the shortcut of one may be the addition of one before
+        end.addition.replace_all_uses_with(end.shortcut)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    traced.delete_all_unused_submodules()
+    return traced.to(next(module.parameters()).device)
+
+
+def _traced(
+    module: nn.Module, layers: Mapping[str, str], input_shape: Sequence[int]
+) -> tuple[fx.GraphModule, list[End]]:
+    """The network's steps, and where its residual branches end."""
     try:
-        traced = fx.symbolic_trace(module)
+        traced = fx.symbolic_trace(module.eval())
     except Exception as error:  # whatever a network's own code raises when it is traced
         first = str(error).partition("\n")[0]
         raise ValueError(
@@ -165,17 +195,14 @@ def branches(
     ends: list[End] = []
     for node in traced.graph.nodes:
         ends += _ends(node, held, parameters, layers, known=ends)
-    shapes = {n: p.shape for n, p in parameters.items()}
-    return [
-        {n: shape for n, shape in shapes.items() if n in end.own}
-        for end in _checked(traced, ends, parameters, input_shape)
-    ]
+    return traced, _checked(traced, ends, parameters, input_shape)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class End:
-    """What is added to a ``shortcut``: the last ``node`` of a branch, and its parameters."""
+    """The last ``node`` of a branch, its parameters, and the ``addition`` to its ``shortcut``."""
 
+    addition: fx.Node
     node: fx.Node
     shortcut: fx.Node
     own: set[str]
@@ -225,7 +252,7 @@ def _ends(
             and own.isdisjoint(_names(held, held.keys() - inside))
             and all(n in layers for n in own if parameters[n].ndim > 1)
         ):
-            yield End(node=end, shortcut=shortcut, own=own)
+            yield End(addition=addition, node=end, shortcut=shortcut, own=own)
 
 
 def _names(held: Mapping[fx.Node, set[str]], nodes: Iterable[fx.Node]) -> set[str]:

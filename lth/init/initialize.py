@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lth.layer import kinds
+from lth.layer import kinds, weights
 from lth.option import one_of
 
 BIAS = ("zeros", "pytorch")
@@ -56,10 +56,9 @@ class Initialize:
         for name in prunable:
             self.fill_(parameters[name], generator)
         if self.bias == "zeros":
-            for name in prunable:
-                bias = parameters.get(name.removesuffix("weight") + "bias")
-                if bias is not None:
-                    bias.zero_()
+            for _, module in weights(model):
+                if isinstance(module.bias, Tensor):
+                    module.bias.zero_()
         if self.gamma == "uniform":
             for module in model.modules():
                 if isinstance(module, _BatchNorm) and module.affine:

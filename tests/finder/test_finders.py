@@ -279,7 +279,6 @@ def test_rigl_finds_a_mask_and_has_its_static_control(
         make_search, make_workshop, finder, criterion=random, prune_at=0, rewind_step=0
     )
     assert set(rows) == {"rigl", "static", "ticket"}
-    assert search.trainings_of(1) == 3
     found, static, ticket = rows["rigl"], rows["static"], rows["ticket"]
     for name, kept in found.training.mask.items():
         assert torch.equal(kept, static.training.mask[name])

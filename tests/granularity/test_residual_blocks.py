@@ -20,6 +20,7 @@ from lth.model.resnet import BasicBlock, ResNet
 from lth.model.torchvision import Block
 from lth.schedule.one_shot import OneShot
 from lth.schedule.targets import Targets
+from lth.smaller import smaller
 from lth.torchvision_import import torchvision
 from lth.training import state_of
 from lth.types import TrainState
@@ -131,6 +132,50 @@ def test_bottlenecks_without_their_branches_are_their_shortcuts(ours: bool) -> N
     middle = blocks[1].downsample(stem(x).relu()).relu()
     expected = head(last(middle))
     torch.testing.assert_close(module(x), expected, rtol=0, atol=0)
+    state = state_of(module, step=0)
+    small = smaller(module, state, mask, input_shape=SHAPE)
+    torch.testing.assert_close(small(x), expected, rtol=0, atol=0)
+    left = {n for n, _ in small.named_parameters()}
+    assert left == {n for n in state.weights if n not in mask or bool(mask[n].any())}
+    assert len(left) == len(state.weights) - 18
+    assert not any(isinstance(m, Block) for m in small.modules())
+
+
+class Chain(nn.Module):
+    """Branches with nothing between their additions, so that one's shortcut is the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Linear(36, 5), nn.Linear(5, 3)
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 5))
+            for _ in range(4)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.flatten(1))
+        for branch in self.branches:
+            x = x + branch(x)
+        output: Tensor = self.fc(x)
+        return output
+
+
+@pytest.mark.parametrize("kept", [[0], [3], [1, 2], []])
+def test_any_branches_are_left_out_of_a_smaller_network(kept: list[int]) -> None:
+    module = Chain()
+    own = grain(module)
+    alive = torch.tensor([i in kept for i in range(4)])
+    mask = own.expand({BLOCKS: alive}, full(module))
+    values = {**module.state_dict(), **masks.apply(dict(module.state_dict()), mask)}
+    module.load_state_dict(values)
+    before = {n: p.clone() for n, p in module.named_parameters()}
+    small = smaller(module, state_of(module, step=0), mask, input_shape=SHAPE)
+    x = torch.rand(4, *SHAPE)
+    torch.testing.assert_close(small(x), module(x), rtol=0, atol=0)
+    names = {n for n, _ in small.named_parameters()}
+    gone = [n for n in before if n.startswith("branches") and int(n.split(".")[1]) not in kept]
+    assert names == before.keys() - gone
+    assert all(torch.equal(p, before[n]) for n, p in module.named_parameters())
 
 
 class Wired(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lth import mask as masks
+from lth.ahead import expected
 from lth.allocation.global_top import GlobalTop
 from lth.allocation.layerwise import Layerwise
 from lth.baseline.random_mask import RandomMask
@@ -144,12 +145,13 @@ def test_levels_do_not_depend_on_how_many_there_are(make_search: Any, make_works
 
 
 @pytest.mark.parametrize("baselines", [{}, {"sham": Sham(), "reinit": RandomReinit(draws=3)}])
-def test_trainings_of_counts_what_a_level_has(
+def test_what_is_expected_of_a_level_is_what_it_has(
     baselines: dict[str, Any], make_search: Any, make_workshop: Any
 ) -> None:
     search = make_search(baselines=baselines, seeds=(0, 1), baseline_levels=frozenset({2}))
     for level, rows in enumerate(search.run(make_workshop())):
-        assert len(rows) == search.trainings_of(level)
+        ahead = [(r.seed, r.variant, r.draw) for r in expected(search) if r.level == level]
+        assert [(r.seed, r.variant, r.draw) for r in rows] == ahead
         assert search.has_controls(level) == (level == 2)
         controls = {r.variant for r in rows} - {"ticket"}
         assert controls == (set(baselines) if level == 2 else set())

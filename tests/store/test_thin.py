@@ -13,8 +13,10 @@ from analysis.compare import summary
 from analysis.evidence import evidence
 from lth import load_ticket
 from lth.build import build
+from lth.complete import Workshop
 from lth.conduct import conduct
 from lth.paths import conf_dir
+from lth.prepare import prepare, read_data
 from lth.run import register
 from lth.store.files import FileStore
 from lth.store.run_folder import RunFolder
@@ -75,11 +77,9 @@ def test_a_thinned_run_repeats_and_extends(
                 stored.state("end")
         assert stored.mask() and stored.metrics() and len(stored.predictions())
     table, before = summary(evidence(folder)), times(tmp_path)
-    # Again: with final weights the parents' ends are needed, and are computed once more.
     again = run(tmp_path, "levels=2", *keep)
     assert summary(evidence(again)) == table
-    if rewind == "weights":
-        assert times(tmp_path) == before
+    assert times(tmp_path) == before
     extended = run(tmp_path, "levels=3", *keep)
     if rewind == "weights":
         # Bit for bit the run that kept everything.
@@ -155,3 +155,93 @@ def test_what_is_added_to_a_thinned_training_can_be_read(tmp_path: Path) -> None
     state = store.get(next(r.training for r in folder.references() if r.level == 0)).state("end")  # type: ignore[union-attr]
     again = store.amend(stored, {"8": state})
     assert again.state(8).step == state.step and "keep_8" not in str(again.dropped)
+
+
+OPTIONS = {
+    "early_bird_channels": [
+        "granularity=units",
+        "allocation=global_top",
+        "model=resnet_20",
+        "model.width=2",
+        "schedule.rate=0.1",
+    ],
+    "evolve": ["finder.updates=2it", "finder.generations=1", "finder.population=4"],
+    **{name: ["finder.every=3it"] for name in ("early_bird", "gradual", "rigl", "set")},
+}
+"""What a finder needs on top, for a tiny run."""
+
+
+FINDERS = sorted(p.stem for p in (conf_dir() / "finder").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("finder", "rewind"),
+    [*((finder, "learning_rate") for finder in FINDERS), ("rigl", "weights")],
+)
+def test_a_thinned_run_with_a_finder_is_not_trained_again(
+    finder: str, rewind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if finder in ("evolve", "early_bird_channels"):
+        pytest.importorskip("cmaes" if finder == "evolve" else "torch_pruning")
+    settings = [f"finder={finder}", *OPTIONS.get(finder, []), f"rewind={rewind}"]
+    settings += ["seeds=[0]", "baseline=[random_reinit]"]
+    keep = "store.keep_tensors=masks"
+    folder = run(tmp_path / "thin", "levels=2", keep, *settings)
+    table, before = summary(evidence(folder)), times(tmp_path / "thin")
+    with monkeypatch.context() as patch:
+        patch.setattr(Workshop, "_train", untrained)
+        patch.setattr(Workshop, "_replay", untrained)
+        assert summary(evidence(run(tmp_path / "thin", "levels=2", keep, *settings))) == table
+    assert times(tmp_path / "thin") == before
+    # One level more goes on from what was dropped: bit for bit the run that kept everything.
+    run(tmp_path / "thin", "levels=3", keep, *settings)
+    run(tmp_path / "whole", "levels=3", *settings)
+    assert digests(tmp_path / "thin") == digests(tmp_path / "whole")
+
+
+def untrained(*arguments: Any, **named: Any) -> Any:
+    raise AssertionError("nothing is to be trained")
+
+
+@pytest.mark.parametrize("control", ["inverted_scores", "same_mask", "corrupted_task"])
+def test_controls_that_look_at_the_parent_are_not_made_again(
+    control: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["levels=2", f"baseline=[{control}]", "store.keep_tensors=masks"]
+    folder = run(tmp_path, *settings)
+    table = summary(evidence(folder))
+    monkeypatch.setattr(Workshop, "_train", untrained)
+    monkeypatch.setattr(Workshop, "_replay", untrained)
+    assert summary(evidence(run(tmp_path, *settings))) == table
+
+
+def test_a_recalled_row_can_still_be_trained_from(tmp_path: Path) -> None:
+    """Its Training is made when it is asked for, and is the one that was stored."""
+    settings = ["levels=2", "finder=rigl", "finder.every=3it", "store.keep_tensors=masks"]
+    run(tmp_path, *settings)
+    register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = compose("run", overrides=[*SETTINGS, f"store.root={tmp_path}", *settings])
+    made = build(OmegaConf.create(OmegaConf.to_container(config, resolve=True)))
+    search = prepare(made, read_data(made))
+    workshop = Workshop(store=FileStore(tmp_path), engine=made.engine, say=lambda text: None)
+    levels = list(search.run(workshop))
+    assert [len(rows) for rows in levels] == [2, 2 * 5, 2 * 5]
+    for row in levels[2]:
+        assert row.training.id == row.stored.id, row.variant
+
+
+def test_what_is_missing_or_new_is_trained(tmp_path: Path) -> None:
+    settings = ["levels=2", "finder=rigl", "finder.every=3it", "store.keep_tensors=masks"]
+    folder = run(tmp_path, *settings, "baseline=[]")
+    before = digests(tmp_path)
+    run(tmp_path, *settings, "baseline=[sham]")
+    assert {r.variant for r in folder.references()} == {"ticket", "rigl", "static", "sham"}
+    after = digests(tmp_path)
+    assert {i: after[i] for i in before} == before and len(after) == len(before) + 4
+    (lost,) = (
+        r.training for r in folder.references() if (r.seed, r.variant, r.level) == (1, "ticket", 2)
+    )
+    FileStore(tmp_path).discard(lost)
+    run(tmp_path, *settings, "baseline=[sham]")
+    assert digests(tmp_path) == after
