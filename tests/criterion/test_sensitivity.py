@@ -147,6 +147,28 @@ def test_grasp(setting: Any) -> None:
         assert torch.allclose(scores[name], w * product, atol=1e-6)
 
 
+def test_grasp_follows_the_gradient_of_what_is_left(setting: Any) -> None:
+    """Pruned weights do not train: the flow is that of ``f(mask * w)``, not of the dense network."""
+    stream = torch.Generator().manual_seed(1)
+    mask = {n: torch.rand(m.shape, generator=stream) < 0.5 for n, m in setting.mask.items()}
+    state = masks.apply_state(setting.state, mask)
+    setting.mask, setting.history = mask, SimpleNamespace(scored=state)
+    scores = score(GraSP(per_class=2, temperature=3.0), setting)
+    (x, y), names = setting.data[0], list(mask)
+
+    def loss(*ws: Tensor) -> Tensor:
+        left = {n: w * mask[n] for n, w in zip(names, ws, strict=True)}
+        logits = torch.func.functional_call(setting.net, {**state.weights, **left}, (x,))
+        return F.cross_entropy(logits / 3.0, y)
+
+    ws = tuple(state.weights[n].clone().requires_grad_() for n in names)
+    g = torch.autograd.grad(loss(*ws), ws)
+    assert all(bool((own[~mask[n]] == 0).all()) for n, own in zip(names, g, strict=True))
+    _, hg = torch.autograd.functional.hvp(loss, ws, g)
+    for name, w, product in zip(names, ws, hg, strict=True):
+        assert torch.allclose(scores[name][mask[name]], (w * product)[mask[name]], atol=1e-7)
+
+
 def test_grasp_says_where_a_class_is_too_small(setting: Any) -> None:
     with pytest.raises(ValueError, match="per_class: got 9, allowed: at most 6 .class 0."):
         score(GraSP(per_class=9), setting)
