@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -252,6 +253,33 @@ def test_it_stops_where_the_mask_stands_still_and_is_evaluated_there(make_search
     last = result.record.metrics[-1]
     assert last["step"] == 3 and "test_loss" in last and "train_loss" in last
     assert "test/early_stop/loss" in result.record.predictions
+
+
+@dataclasses.dataclass(frozen=True)
+class Independent:
+    """An allocation that draws anew at every call, one after another."""
+
+    stream: torch.Generator
+
+    def __call__(
+        self, scores: masks.Scores, mask: masks.Mask, *, keep: int, **_: Any
+    ) -> dict[str, Tensor]:
+        drawn = {n: torch.rand(m.shape, generator=self.stream) for n, m in mask.items()}
+        return masks.keep_top(drawn, mask, keep)
+
+
+def test_independent_masks_of_a_sparse_parent_never_stop_it(make_search: Make) -> None:
+    """All keep 95 % of 30 %, so hardly any of all positions differ, but half of those that may."""
+    dense = make_search().dense(0)
+    stream = torch.Generator().manual_seed(0)
+    scores = {n: torch.rand(m.shape, generator=stream) for n, m in dense.mask.items()}
+    parent = masks.keep_top(scores, dense.mask, 80)
+    event = dataclasses.replace(still(0.1), keep=76, allocation=Independent(stream))
+    moments = [SimpleNamespace(mask=parent, step=s, state=lambda: dense.start) for s in range(8)]
+    record = Record()
+    assert [event(m, record) for m in moments] == [None] * 8  # type: ignore[arg-type]
+    rows = record.probes["early_bird"][1:]
+    assert sum(r["distance"] for r in rows) / len(rows) > 0.7
 
 
 def test_masks_that_move_never_stop_it(make_search: Make) -> None:
