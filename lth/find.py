@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from lth import mask as masks
 from lth.complete import Workshop
+from lth.counts import Counts, counts_of
 from lth.level import Ground, Planned, Row
-from lth.protocol import Finder
+from lth.protocol import Allocation, Finder
 from lth.types import Mask, Scores
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _finding(search: Search, finder: Finder, ground: Ground, workshop: Workshop)
             seed=ground.seed,
             level=ground.level,
         ),
-        allocation=search.allocation,
+        allocation=_spending(search, ground.mask),
         keep=masks.remaining({n: ground.mask[n] for n in history.prunable()}),
     )
     spent = getattr(finder, "spent", lambda training: 0)(finding)
@@ -54,6 +55,13 @@ def _finding(search: Search, finder: Finder, ground: Ground, workshop: Workshop)
     for name, control in finder.controls(finding).items():
         planned.plan(control, search.watch, name, cost=ground.cost)
     return planned
+
+
+def _spending(search: Search, mask: Mask) -> Allocation:
+    """How a finder spends what it keeps: where rates decide, on a level's own counts."""
+    if not getattr(search.allocation, "by_rate", False):
+        return search.allocation
+    return Counts(counts=counts_of(search.grain.alive(mask)))
 
 
 def _found(search: Search, finder: Finder, ground: Ground, row: Row, workshop: Workshop) -> Ground:
