@@ -24,7 +24,9 @@ def find(
 
     None in place of the ground where finding diverged.
     """
-    rows = yield _finding(search, finder, ground, workshop)
+    with workshop.runtime.active(search.precision):  # what finds masks may score
+        planned = _finding(search, finder, ground, workshop)
+    rows = yield planned
     found = next(r for r in rows if r.variant == finder.variants[0])
     if found.stored.status == "diverged":
         return rows, None

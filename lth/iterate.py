@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lth.chains import Chain, advance
@@ -47,15 +48,22 @@ def _levels(search: Search, seed: int, workshop: Workshop) -> Chain:
 def _level(
     search: Search, seed: int, level: int, tickets: Mapping[int, Row], workshop: Workshop
 ) -> Generator[Planned, list[Row], list[Row]]:
-    """The rows of a level; without a ticket's where what finds its mask diverged."""
-    ground = _ground(search, seed, level, tickets, workshop)
+    """The rows of a level; without a ticket's where what finds its mask diverged.
+
+    Scores decide masks, so they are computed with the threads and flags of training.
+    """
+    scoring = partial(workshop.runtime.active, search.precision)
+    with scoring():
+        ground = _ground(search, seed, level, tickets, workshop)
     rows: list[Row] = []
     if search.finder is not None:
         rows, found = yield from find(search, search.finder, ground, workshop)
         if found is None:
             return rows
         ground = found
-    return rows + (yield _planned(search, ground, workshop))
+    with scoring():
+        planned = _planned(search, ground, workshop)
+    return rows + (yield planned)
 
 
 def _ground(

@@ -148,7 +148,7 @@ def test_grasp(setting: Any) -> None:
 
 
 def test_grasp_follows_the_gradient_of_what_is_left(setting: Any) -> None:
-    """Pruned weights do not train: the flow is that of ``f(mask * w)``, not of the dense network."""
+    """Pruned weights do not train: the flow is that of ``f(mask * w)``, not of the whole."""
     stream = torch.Generator().manual_seed(1)
     mask = {n: torch.rand(m.shape, generator=stream) < 0.5 for n, m in setting.mask.items()}
     state = masks.apply_state(setting.state, mask)
