@@ -191,6 +191,15 @@ W_I = torch.tensor([1.0, -2.0, 3.0, -0.5])
 W_F = torch.tensor([2.0, 1.0, 2.5, -4.0])
 
 
+def zhou(criterion: Zhou, initial: dict[str, Tensor], final: dict[str, Tensor]) -> Any:
+    """The scores of layers of these weights, none of which is pruned."""
+    history: Any = SimpleNamespace(
+        initial=SimpleNamespace(weights=initial), scored=SimpleNamespace(weights=final)
+    )
+    nothing: dict[str, Any] = {"forward": None, "batches": None, "generator": None}
+    return criterion(history, masks.full(initial, initial), **nothing)
+
+
 @pytest.mark.parametrize(
     ("rule", "wanted"),
     [
@@ -208,11 +217,33 @@ W_F = torch.tensor([2.0, 1.0, 2.5, -4.0])
 def test_the_rules_of_zhou(rule: str, wanted: list[float]) -> None:
     everything = torch.ones(4, dtype=torch.bool)
     assert Zhou(rule=rule).score(W_I, W_F, everything).tolist() == pytest.approx(wanted)
-    signed = Zhou(rule=rule, same_sign=True).score(W_I, W_F, everything)
+    signed = zhou(Zhou(rule=rule, same_sign=True), {"w": W_I}, {"w": W_F})["w"]
     # Only the second weight changed its sign: it comes last, the others keep their order.
     assert int(signed.argmin()) == 1
     rest = [0, 2, 3]
     assert signed[rest].tolist() == pytest.approx([wanted[i] for i in rest])
+
+
+@pytest.mark.parametrize(
+    ("rule", "order"),
+    [
+        ("large_final", [("b", 0), ("a", 2), ("a", 0), ("b", 1), ("b", 2), ("a", 1)]),
+        ("small_final", [("a", 0), ("a", 2), ("b", 0), ("a", 1), ("b", 2), ("b", 1)]),
+    ],
+)
+def test_weights_that_changed_their_sign_come_last_of_all_layers(
+    rule: str, order: list[tuple[str, int]]
+) -> None:
+    """Whatever the layers' scales: first all that kept it, then the others, each by the rule."""
+    initial = {"a": torch.tensor([0.1, -0.2, 0.3]), "b": torch.tensor([5.0, -4.0, 3.0])}
+    final = {"a": torch.tensor([0.1, 0.3, 0.2]), "b": torch.tensor([5.0, 4.0, -3.0])}
+    scores = zhou(Zhou(rule=rule, same_sign=True), initial, final)
+    ranked = sorted(order, key=lambda place: -float(scores[place[0]][place[1]]))
+    assert ranked == order
+    # Not even two that differ in their last bit become equal.
+    close = {"a": torch.tensor([0.5, torch.nextafter(torch.tensor(0.5), torch.tensor(1.0))])}
+    scores = zhou(Zhou(rule="large_final", same_sign=True), {"a": -close["a"]}, close)
+    assert float(scores["a"][1]) > float(scores["a"][0])
 
 
 def test_magnitude_is_what_torch_prunes(setting: Any) -> None:
