@@ -28,6 +28,8 @@ from lth.config import ConfigError, Transfer
 from lth.dataset.task import Split, Task
 from lth.deploy import FORMATS, Format, Network, WriteError
 from lth.footprint import Forward, latencies, memory
+from lth.granularity.residual_blocks import ResidualBlocks
+from lth.granularity.units import Units
 from lth.mask import density
 from lth.prepare import read_data
 from lth.smaller import smaller
@@ -77,7 +79,8 @@ class Opened:
     @property
     def of_units(self) -> bool:
         """Whether whole units were pruned and hold nothing, so that they can be left out."""
-        return not self.filled and any(m.ndim < 2 for m in self.mask.values())
+        units = isinstance(self.run.granularity, Units)
+        return units and not self.filled and any(m.ndim < 2 for m in self.mask.values())
 
     @property
     def filled(self) -> bool:
@@ -231,6 +234,8 @@ def _note(opened: Opened, module: nn.Module, small: nn.Module | None) -> str:
         return "pruned units are written as zeros; --to smaller or onnx leaves them out"
     if opened.filled:
         return "pruned weights hold what the run's fill gave them, which shrinks nothing"
+    if isinstance(opened.run.granularity, ResidualBlocks):
+        return "pruned blocks are written as zeros, which shrinks neither the file nor the latency"
     return (
         "pruned weights are written as zeros: unstructured sparsity shrinks neither the file nor "
         "the latency"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from lth import mask as masks
 from lth.complete import Workshop
+from lth.counts import Counts, counts_of
 from lth.level import Ground, Planned, Row
-from lth.protocol import Finder
+from lth.protocol import Allocation, Finder
 from lth.types import Mask, Scores
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def finding(search: Search, finder: Finder, ground: Ground, workshop: Workshop) 
             seed=ground.seed,
             level=ground.level,
         ),
-        allocation=search.allocation,
+        allocation=_spending(search, ground.mask),
         keep=masks.remaining({n: ground.mask[n] for n in history.prunable()}),
     )
     spent = getattr(finder, "spent", lambda training: 0)(training)
@@ -39,6 +40,13 @@ def finding(search: Search, finder: Finder, ground: Ground, workshop: Workshop) 
     for name, control in finder.controls(training).items():
         planned.plan(control, search.watch, name, cost=ground.cost)
     return planned
+
+
+def _spending(search: Search, mask: Mask) -> Allocation:
+    """How a finder spends what it keeps: where rates decide, on a level's own counts."""
+    if not getattr(search.allocation, "by_rate", False):
+        return search.allocation
+    return Counts(counts=counts_of(search.grain.alive(mask)))
 
 
 def whole(search: Search, row: Row, workshop: Workshop) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lth.chains import Chain, Link, advance, complete
@@ -68,20 +69,28 @@ def _make(
 ) -> Link:
     """The rows of a level; without a ticket's where what finds its mask diverged.
 
-    With ``again``, what came of a finder's thinned result is recalled.
+    Scores decide masks, so they are computed with the threads and flags of
+    training. With ``again``, what came of a finder's thinned result is recalled.
     """
-    ground = _ground(search, seed, level, tickets, workshop)
+    scoring = partial(workshop.runtime.active, search.precision)
+    with scoring():
+        ground = _ground(search, seed, level, tickets, workshop)
     rows: list[Row] = []
     if search.finder is not None:
-        rows = yield finding(search, search.finder, ground, workshop)
+        with scoring():
+            planned = finding(search, search.finder, ground, workshop)
+        rows = yield planned
         row = next(r for r in rows if r.variant == search.finder.variants[0])
         if row.stored.status == "diverged":
             return rows
         recalled = again and recall(search, row, level, workshop, again)
         if recalled:
             return rows + recalled
-        ground = found(search, search.finder, ground, row, workshop)
-    return rows + (yield _planned(search, ground, workshop))
+        with scoring():
+            ground = found(search, search.finder, ground, row, workshop)
+    with scoring():
+        planned = _planned(search, ground, workshop)
+    return rows + (yield planned)
 
 
 def _again(search: Search, row: Row, tickets: Mapping[int, Row], workshop: Workshop) -> Training:

@@ -31,7 +31,7 @@ from lth.store.run_folder import Reference, RunFolder, locate, read_reference
 from lth.store.stored import DamagedError
 from lth.stream import generator
 from lth.training import LearningRate, build_model
-from lth.transfer import Import, fit
+from lth.transfer import fit, of_units
 from lth.types import TrainState
 
 DENSE = "dense"
@@ -118,7 +118,7 @@ def prepare(run: Run, raw: Raw) -> Search:
     faults = _step_faults(run, search, keep) + _granularity_faults(run, search)
     if faults:
         raise ConfigError(faults)
-    search = dataclasses.replace(search, imports=_imports(run, search))
+    search = _with_imports(run, search)
     needing = [n for n, b in search.baselines.items() if getattr(b, "needs_scores", False)]
     if search.imports and run.root.ticket.mask and needing:
         raise ConfigError(
@@ -130,14 +130,25 @@ def prepare(run: Run, raw: Raw) -> Search:
     return _with_baseline_levels(run, search)
 
 
-def _imports(run: Run, search: Search) -> dict[int, Import]:
-    """The tickets of other runs, fitted to this network with each seed's own theta_0."""
-    excluded = layer.select(search.layers, run.root.exclude)
+def _with_imports(run: Run, search: Search) -> Search:
+    """The search with other runs' tickets, fitted to this network with each seed's own theta_0."""
+    if not run.sources:
+        return search
+    layers = search.layers
     try:
-        return {
-            seed: fit(source, layers=search.layers, theta=search.theta_0(seed), excluded=excluded)
+        fitted = {
+            seed: fit(source, layers=layers, theta=search.theta_0(seed))
             for seed, source in run.sources.items()
         }
+        search = dataclasses.replace(search, imports=fitted)
+        _check_units(search)  # the units of a layer that was re-drawn stay
+        every = search.units(frozenset())
+        return dataclasses.replace(
+            search,
+            imports={
+                seed: of_units(own, every, search.grain, layers) for seed, own in fitted.items()
+            },
+        )
     except ValueError as error:
         raise ConfigError([f"ticket.{error}"]) from None
 
@@ -378,11 +389,6 @@ def _granularity_faults(run: Run, search: Search) -> list[str]:
     name = type(search.granularity).__module__.rpartition(".")[2]
     if search.fill != ZERO:
         faults.append(f"fill: got {search.fill!r}, allowed: {ZERO} (granularity={name})")
-    if run.root.ticket.source is not None:
-        faults.append(
-            f"ticket.source: got a ticket, allowed: null (granularity={name}: its pattern is not "
-            "known to be the same)"
-        )
     if grain.fixed and search.levels > 1:
         faults.append(
             f"levels: got {search.levels}, allowed: 0 or 1 (granularity={name}: the pattern alone "

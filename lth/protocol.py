@@ -84,7 +84,8 @@ class Allocation(Protocol):
     ``layers`` are the types of the layers in ``mask``. ``keep`` is the total
     number of weights to keep, where a target density fixes it; else ``rate``
     and ``times`` do. Where it has ``check(search)``, that is called as a
-    control's is.
+    control's is. One whose layers' counts follow from the rate, not from a
+    total, says so by ``by_rate = True``: finders are given those counts.
     """
 
     def __call__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from lth.dataset.task import Task
 from lth.engine.batches import Batches
 from lth.history import History
 from lth.protocol import Allocation, Criterion, Grain, Schedule
-from lth.stream import generator
+from lth.stream import Key, generator, seed_of
 from lth.training import Training, build_model
 from lth.types import Mask, Scores, TrainState
 
@@ -62,15 +63,17 @@ class Pruner:
             return (draws(step) for step in range(parent.task.updates_per_epoch))
 
         def score(history: History, free: Mask, step: int) -> Scores:
-            key = ("criterion", self.control_seed(seed), level)
+            key: Key = ("criterion", self.control_seed(seed), level)
+            key = (*key, step) if step else key
             try:
-                scores = self.criterion(
-                    history,
-                    free,
-                    forward=self.forward(parent.task),
-                    batches=batches,
-                    generator=generator(*key, step) if step else generator(*key),
-                )
+                with _modules_draw_from((*key, "module"), device):
+                    scores = self.criterion(
+                        history,
+                        free,
+                        forward=self.forward(parent.task),
+                        batches=batches,
+                        generator=generator(*key),
+                    )
             except ValueError as error:
                 raise CriterionError(f"criterion.{error}") from None
             return change(self.grain.score(scores, {**history.mask, **free}))
@@ -168,3 +171,14 @@ class Pruner:
         child = dict(grain.expand(pruned, mask))
         assert masks.nested(child, mask)
         return child
+
+
+@contextmanager
+def _modules_draw_from(key: Key, device: torch.device) -> Iterator[None]:
+    """Seed the global generator, which dropout draws from in train mode, and put it back."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed_of(*key))
+        if cuda:
+            torch.cuda.manual_seed(seed_of(*key))
+        yield

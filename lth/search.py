@@ -112,14 +112,18 @@ class Search:
     @cached_property
     def grain(self) -> Grain:
         """The units of this network; ValueError where the granularity does not fit it."""
-        task = self.tasks[self.seeds[0]]
         # Output layers that imports re-drew are whole, and stay whole in controls too.
         redrawn = {n for own in self.imports.values() for n in own.redrawn}
         excluded = {*layer.select(self.layers, self.exclude), *(self.layers.keys() & redrawn)}
+        return self.units(frozenset(excluded))
+
+    def units(self, excluded: frozenset[str]) -> Grain:
+        """The units of this network where pruning may not touch the ``excluded`` layers."""
+        task = self.tasks[self.seeds[0]]
         return self.granularity(
             build_model(self.model, task, generator("grain")),
             layers=self.layers,
-            excluded=frozenset(excluded),
+            excluded=excluded,
             input_shape=task.input_shape,
         )
 

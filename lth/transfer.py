@@ -12,6 +12,7 @@ import torch
 
 from lth import mask as masks
 from lth.level import TICKET
+from lth.protocol import Grain
 from lth.spec import Json, state_digest, tensor_digest
 from lth.store.run_folder import Place, Reference, RunFolder, locate, read_reference
 from lth.store.stored import Stored
@@ -61,8 +62,9 @@ class Source:
 class Import:
     """A source fitted to a network: the mask covers its prunable layers, states all it has.
 
-    ``redrawn`` are the parameters of an output layer that did not fit: this run's
-    own theta_0 gives them, and their mask is full.
+    A mask of whole units covers their biases and norms too. ``redrawn`` are the
+    parameters of an output layer that did not fit: this run's own theta_0 gives
+    them, and all of it is kept (but for what reads units that are pruned).
     """
 
     name: str
@@ -229,23 +231,18 @@ def _plain(state: TrainState) -> TrainState:
     return dataclasses.replace(state, optimizer=None)
 
 
-def fit(
-    source: Source,
-    *,
-    layers: Mapping[str, str],
-    theta: TrainState,
-    excluded: Collection[str] = (),
-) -> Import:
+def fit(source: Source, *, layers: Mapping[str, str], theta: TrainState) -> Import:
     """The source on a network with these prunable ``layers`` and this theta_0.
 
     Everything has to be there under the same name with the same shape, but for
     the output layer: where it does not fit (other classes, another head) it is
-    taken from ``theta`` and stays whole. ``excluded`` layers stay whole too.
-    Raises ValueError that names all layers that do not fit.
+    taken from ``theta`` and stays whole. Raises ValueError that names all layers
+    that do not fit.
     """
     own, given, wrong = _shapes(_tensors(theta)), dict[str, Shape](), dict[str, None]()
     values = None if source.start is None else _tensors(source.start)
-    for tensors, names in ((source.mask, list(layers)), (values, list(own))):
+    masked = list(dict.fromkeys([*layers, *(n for n in source.mask or {} if n in own)]))
+    for tensors, names in ((source.mask, masked), (values, list(own))):
         if tensors is not None:
             shapes = _shapes(tensors)
             given |= shapes
@@ -264,20 +261,52 @@ def fit(
             + ", ".join(f"{n} ({_shape(given.get(n))} for {_shape(own.get(n))})" for n in bad)
             + ", allowed: equal names and shapes, but for the output layer"
         )
-    whole = {*redrawn, *excluded}
     return Import(
         name=source.name,
         mask={
             n: torch.ones(own[n], dtype=torch.bool)
-            if source.mask is None or n in whole
+            if source.mask is None or n in redrawn
             else source.mask[n]
-            for n in layers
+            for n in masked
         },
         start=_redrawn(source.start, theta, redrawn),
         dense=_redrawn(source.dense, theta, redrawn),
         redrawn=redrawn,
         cost=source.cost,
     )
+
+
+def of_units(own: Import, every: Grain, free: Grain, layers: Collection[str]) -> Import:
+    """The import with its mask as one of whole units of this network.
+
+    ``every`` are the units of all ``layers``, ``free`` those that may be pruned:
+    what is excluded here comes back whole. ValueError, naming where, for a mask
+    that is not of such units.
+    """
+    full = {n: torch.ones_like(own.mask[n]) for n in layers}
+    _check_units(own, every.expand(every.alive(own.mask), full))
+    mask = free.expand(free.alive(own.mask), full)
+    if free.fixed:
+        weight = {n: m.double() for n, m in free.alive(mask).items()}
+        _check_units(dataclasses.replace(own, mask=mask), free.draw(weight, mask))
+    return dataclasses.replace(own, mask=mask)
+
+
+def _check_units(own: Import, units: Mask) -> None:
+    """What only one of the masks covers is whole in the other; a re-drawn layer may be anything."""
+    odd = []
+    for name in {**own.mask, **units}:
+        a, b = own.mask.get(name), units.get(name)
+        whole = torch.ones_like(a if a is not None else units[name])
+        same = torch.equal(whole if a is None else a, whole if b is None else b)
+        if name not in own.redrawn and not same:
+            odd.append(name)
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise ValueError(
+            f"source: got {own.name}, whose mask is not of this run's units at "
+            f"{', '.join(odd[:3])}{more}, allowed: a ticket that was found with this granularity"
+        )
 
 
 def _shapes(tensors: Weights) -> dict[str, Shape]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ from lth.build import Run, build
 from lth.conduct import conduct
 from lth.config import ConfigError
 from lth.copies import reopen
+from lth.granularity.units import Units
+from lth.granularity.weights import SingleWeights
 from lth.paths import conf_dir
 from lth.prepare import prepare, read_data
 from lth.rewind.matrix import Matrix
 from lth.run import register
 from lth.store.run_folder import Reference, RunFolder, locate
 from lth.store.stored import Stored
-from lth.transfer import Import, Source, fit, read_source
+from lth.transfer import Import, Source, fit, of_units, read_source
 from lth.types import TrainState
 
 TINY = [
@@ -275,7 +278,9 @@ def test_weights_alone_come_without_a_mask_and_excluded_layers_stay_whole() -> N
     source, theta = made(), state(**SHAPES)
     bare = fit(dataclasses.replace(source, mask=None), layers=LAYERS, theta=theta)
     assert masks.density(bare.mask) == 1 and bare.start is not None
-    part = fit(source, layers=LAYERS, theta=theta, excluded=["fc.weight"])
+    every = SingleWeights(layers=LAYERS, excluded=frozenset())
+    free = SingleWeights(layers={"out.weight": "output"}, excluded=frozenset({"fc.weight"}))
+    part = of_units(fit(source, layers=LAYERS, theta=theta), every, free, LAYERS)
     assert source.mask is not None
     assert bool(part.mask["fc.weight"].all())
     assert torch.equal(part.mask["out.weight"], source.mask["out.weight"])
@@ -391,6 +396,147 @@ def test_it_goes_to_other_classes(source: RunFolder, brought: Callable[..., Run]
     old = stored(source, 0, 2).done["layers"]
     assert done["layers"]["fc3.weight"] == {"kept": 600, "all": 600}
     assert done["layers"]["fc1.weight"] == old["fc1.weight"]
+
+
+# Tickets of whole units
+
+
+RESNET = ["model=resnet_20", "model.width=4", "seeds=[0]"]
+UNITS = [*RESNET, "granularity=units"]
+
+
+@pytest.fixture(scope="module")
+def units(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """One seed, two levels of channels."""
+    return conducted(tmp_path_factory.mktemp("units") / "results", *UNITS, "levels=2")
+
+
+def test_a_ticket_of_units_is_the_very_training_it_came_from(units: RunFolder) -> None:
+    """Biases and norms of the units that are gone are gone here too."""
+    path = f"ticket.source={place(units)}"
+    controls = "baseline=[shuffled_mask,random_mask,sham,random_reinit]"
+    own = conducted(units.store_root, *UNITS, "levels=1", path, controls)
+    assert reference(own, 0, 1).training == reference(units, 0, 2).training
+    mask = stored(own, 0, 1).mask()
+    assert not bool(mask["bn1.weight"].all() & mask["bn1.bias"].all())
+    _, search = reopen(own)
+    for name in ("shuffled_mask", "random_mask", "random_reinit"):
+        training = locate(own.file(0, name, 1, 0)).stored()
+        alive = search.grain.alive(training.mask())
+        full = masks.full(search.theta_0(0).weights, search.layers)
+        assert same(training.mask(), search.grain.expand(alive, full)), name
+        counts = [int(m.sum()) for m in alive.values()]
+        kept = [int(m.sum()) for m in search.grain.alive(mask).values()]
+        assert name == "random_mask" or counts == kept
+    assert not same(locate(own.file(0, "shuffled_mask", 1, 0)).stored().mask(), mask)
+    sham = locate(own.file(0, "sham", 1, 0)).stored().mask()
+    assert sham.keys() == mask.keys() and all(bool(m.all()) for m in sham.values())
+
+
+def test_units_go_to_other_classes_and_those_of_excluded_layers_stay(units: RunFolder) -> None:
+    path, mask = f"ticket.source={place(units)}", stored(units, 0, 2).mask()
+    options = ["dataset.classes=6", "exclude=[conv1.weight]"]
+    run = composed(units.store_root, *UNITS, "levels=1", path, *options)
+    search = prepare(run, read_data(run))
+    own = search.imports[0]
+    assert own.redrawn == ("fc.weight", "fc.bias") and "fc.bias" not in own.mask
+    # All classes stay; what reads channels that are pruned goes with them.
+    read = mask["fc.weight"].any(0)
+    assert not bool(read.all()) and own.mask["fc.weight"].shape == (6, len(read))
+    assert torch.equal(own.mask["fc.weight"], read.expand(6, -1))
+    for name in ("conv1.weight", "bn1.weight", "bn1.bias"):
+        assert name not in own.mask or bool(own.mask[name].all()), name
+    inner = "stage2.0.bn1.weight"
+    assert torch.equal(own.mask[inner], mask[inner]) and not bool(mask[inner].all())
+
+
+GRANULARITIES = ("weights", "n_m", "blocks", "units", "residual_blocks")
+
+
+@pytest.fixture(scope="module")
+def of_all(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
+    """A ticket of each granularity, of one network."""
+    root = tmp_path_factory.mktemp("granularities") / "results"
+    return {
+        n: conducted(root, *RESNET, "train_steps=1it", "rewind_step=0it", f"granularity={n}",
+                     "levels=1") for n in GRANULARITIES
+    }  # fmt: skip
+
+
+def brought_as(source: RunFolder, *options: str) -> Import:
+    path = f"ticket.source={place(source, level=1)}"
+    run = composed(source.store_root, *RESNET, "levels=1", path, *options)
+    return prepare(run, read_data(run)).imports[0]
+
+
+@pytest.mark.parametrize("name", GRANULARITIES)
+def test_a_ticket_of_units_is_brought_to_a_run_of_such_units(
+    name: str, of_all: dict[str, RunFolder]
+) -> None:
+    source = of_all[name]
+    own = brought_as(source, f"granularity={name}")
+    assert same(own.mask, stored(source, 0, 1).mask()) and masks.density(own.mask) < 1
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "where"),
+    [
+        ("units", ["granularity=weights"], "bn1.weight"),
+        ("residual_blocks", ["granularity=weights"], "bn1.weight"),
+        ("units", ["granularity=residual_blocks"], "conv1.weight"),
+        ("weights", ["granularity=units"], "conv1.weight"),
+        ("weights", ["granularity=blocks"], "weight"),
+        ("weights", ["granularity=n_m"], "weight"),
+        ("n_m", ["granularity=n_m", "granularity.n=1"], "weight"),
+    ],
+)
+def test_units_that_are_not_those_of_the_run_are_refused(
+    found: str, options: list[str], where: str, of_all: dict[str, RunFolder]
+) -> None:
+    """Their controls would be of other units than the ticket."""
+    with pytest.raises(ConfigError) as raised:
+        brought_as(of_all[found], *options)
+    text = str(raised.value)
+    assert re.fullmatch(
+        r"ticket.source: got \S+, whose mask is not of this run's units at .*, "
+        "allowed: a ticket that was found with this granularity",
+        text,
+    )
+    assert where in text
+
+
+def test_the_units_that_one_mask_keeps_of_another_are_whole(units: RunFolder) -> None:
+    both = f"[{place(units, level=1)},{place(units, level=2)}]"
+    options = [*UNITS, "levels=1", f"ticket.source={both}", "ticket.weights=false"]
+    run = composed(units.store_root, *options, "ticket.combine=intersection")
+    own = prepare(run, read_data(run)).imports[0]
+    assert same(own.mask, stored(units, 0, 2).mask())
+    # Weights between units of either mask belong to no unit of both.
+    run = composed(units.store_root, *options, "ticket.combine=difference")
+    with pytest.raises(ConfigError, match="ticket.source: got difference of .* not of this run's"):
+        prepare(run, read_data(run))
+
+
+def test_survivors_of_imported_units_follow_the_rest_of_the_network(
+    make_search: Any, make_workshop: Any
+) -> None:
+    """A unit that is gone is silent: with BatchNorm's shift left it would still speak."""
+    search = make_search(levels=1, granularity=Units(), rewind_step=0)
+    theta = search.theta_0(0)
+    full = masks.full(theta.weights, search.layers)
+    alive = {n: torch.arange(len(m)) % 2 == 0 for n, m in search.grain.alive(full).items()}
+    mask = search.grain.expand(alive, full)
+    shifted = {n: w + 1 if n.endswith("bias") else w for n, w in theta.weights.items()}
+    start = dataclasses.replace(theta, weights=shifted)
+    own = Source(name="r/t", mask=mask, start=start, dense=start, cost=0)
+    fitted = fit(own, layers=search.layers, theta=theta)
+    grain = search.units(frozenset())
+    search = dataclasses.replace(
+        search, imports={0: of_units(fitted, grain, search.grain, search.layers)}
+    )
+    _, (row,) = search.run(make_workshop())
+    end = row.stored.state("end").weights
+    assert not bool(end["norm1.bias"][1::2].any()) and bool(end["norm1.bias"][::2].all())
 
 
 # Faults

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class Layerwise:
 
     rates: Mapping[str, float] = field(default_factory=dict)
     output: float = 0.5
+    by_rate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.output <= 1:

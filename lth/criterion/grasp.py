@@ -18,9 +18,10 @@ from lth.types import Mask, Scores
 class GraSP:
     """``w * (H g)``, the highest kept (Wang et al. 2020): what raises ``g . g`` when it goes, goes.
 
-    From ``per_class`` training examples of each class, logits divided by
-    ``temperature`` (published: 10 and 200); modules are in train mode. Raises
-    ValueError where an epoch has too few examples of a class.
+    g is the gradient of the network that is left: 0 at weights that are pruned
+    already, which do not train. From ``per_class`` training examples of each class,
+    logits divided by ``temperature`` (published: 10 and 200); modules are in train
+    mode. Raises ValueError where an epoch has too few examples of a class.
     """
 
     per_class: int = 10
@@ -46,7 +47,9 @@ class GraSP:
         logits = forward(with_weights(state, own), x) / self.temperature
         loss = F.cross_entropy(logits, y)
         gradient = torch.autograd.grad(loss, list(own.values()), create_graph=True)
-        flow = torch.stack([(g * g.detach()).sum() for g in gradient]).sum()
+        flowing = [g.detach() * mask[n] for n, g in zip(own, gradient, strict=True)]
+        pairs = zip(gradient, flowing, strict=True)
+        flow = torch.stack([(g * still).sum() for g, still in pairs]).sum()
         products = torch.autograd.grad(flow, list(own.values()))
         return {n: state.weights[n] * hg for n, hg in zip(own, products, strict=True)}
 

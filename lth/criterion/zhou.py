@@ -54,17 +54,25 @@ class Zhou:
         generator: torch.Generator,
     ) -> Scores:
         start, end = history.initial.weights, history.scored.weights
-        return {n: self.score(start[n], end[n], kept) for n, kept in mask.items()}
+        scores = {n: self.score(start[n], end[n], kept) for n, kept in mask.items()}
+        if not self.same_sign:
+            return scores
+        return behind(scores, {n: start[n].sign() != end[n].sign() for n in mask})
 
     def score(self, initial: Tensor, final: Tensor, kept: Tensor) -> Tensor:
-        """The scores of one layer."""
+        """The scores of one layer, whatever the signs."""
         scaled = final
         if self.rule in ("large_init_large_final", "small_init_small_final"):
             mean = final[kept].abs().mean()
             scaled = final * (initial[kept].abs().mean() / mean) if mean > 0 else final
-        scores = RULES[self.rule](initial, scaled)
-        if self.same_sign:
-            # Below every score of the layer, in their own order: counts may reach them.
-            span = scores.abs().max() * 2 + 1
-            scores = torch.where(initial.sign() == final.sign(), scores, scores - span)
-        return scores
+        return RULES[self.rule](initial, scaled)
+
+
+def behind(scores: Scores, which: Mask) -> Scores:
+    """``which`` of them below all others of all layers, in their own order: counts may reach them.
+
+    In float64, where lowering them makes no two equal.
+    """
+    wide = {n: s.double() for n, s in scores.items()}
+    span = 2 * max(float(s.abs().max()) for s in wide.values()) + 1
+    return {n: torch.where(which[n], s - span, s) for n, s in wide.items()}

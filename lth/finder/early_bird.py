@@ -22,8 +22,8 @@ class EarlyBird:
 
     The training ends where the magnitude mask of the level's count is nearer
     than ``threshold`` to the others of the last ``window``, in units of their
-    chance distance (see ``event/early_bird.py``); at the latest at its last
-    step. Published: a window of 5, one mask an epoch, 0.1.
+    chance distance (see ``StandsStill``); at the latest at its last step.
+    Published: a window of 5, one mask an epoch, 0.1.
     """
 
     every: Step | str = "1ep"
@@ -77,7 +77,10 @@ class StandsStill:
     ``allocation`` over ``layers``. The distance of two masks is the share of
     positions in which they differ, divided by what independent masks of their
     densities differ in, 2 rho (1 - rho) for equal ones: without that,
-    any two masks of a low density would seem near. ``threshold`` bounds it.
+    any two masks of a low density would seem near. Positions and densities are
+    those of the parent's survivors, since no mask keeps any other: counted over
+    all, independent masks of a sparse parent would be near too. ``threshold``
+    bounds it.
     """
 
     keep: int
@@ -102,7 +105,7 @@ class StandsStill:
             times=1,
             keep=self.keep,
         )
-        newest = torch.cat([drawn[n].flatten() for n in self.layers])
+        newest = torch.cat([drawn[n][free[n]] for n in self.layers])
         settled = stands_still(
             newest, moment.step, record, self.window, self.threshold, distance=distance
         )

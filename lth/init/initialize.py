@@ -65,6 +65,12 @@ class Initialize:
                     module.weight.uniform_(generator=generator)
 
 
+def check_density(density: float) -> None:
+    """ValueError, naming the option, for a share of weights that is none."""
+    if not 0 < density <= 1:
+        raise ValueError(f"density: got {density}, allowed: 0 < density <= 1 (a share of weights)")
+
+
 def reset_(model: nn.Module, generator: torch.Generator) -> None:
     """Every module's own ``reset_parameters()``, seeded by one draw from ``generator``.
 

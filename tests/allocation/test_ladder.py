@@ -167,4 +167,4 @@ def test_targets_are_exact_and_excluded_layers_count_as_kept(
     fixed = weights["fc.weight"].numel() / total
     beyond = dataclasses.replace(search, schedule=Targets(densities=[fixed / 2]))
     with pytest.raises(ValueError, match=f"allowed: {fixed:.4g} .the excluded layers. to 1"):
-        beyond.allocate(scores, dense, 1)
+        beyond.pruner.allocate(scores, dense, 1)

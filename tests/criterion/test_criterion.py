@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from lth.allocation.global_top import GlobalTop
 from lth.criterion.magnitude import magnitude
 from lth.criterion.random import random
+from lth.criterion.snip import SNIP
+from lth.runtime import Runtime
 from lth.stream import generator
 
 MASK = {"w": torch.tensor([[True, True], [False, True]])}
@@ -57,3 +61,46 @@ def test_the_scored_state_is_that_of_prune_at(
     for name, values in scores.items():
         assert torch.equal(values, state.weights[name].abs())
         assert bool((state.weights[name] < 0).any())
+
+
+class Dropped(nn.Module):
+    """A network that draws from the global generator in train mode."""
+
+    def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(input_shape[1] * input_shape[2], 20)
+        self.fc2 = nn.Linear(20, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.dropout(torch.relu(self.fc1(x.flatten(1))), 0.5, self.training)
+        output: Tensor = self.fc2(x)
+        return output
+
+
+def test_scores_do_not_depend_on_the_global_generator(make_search: Any, make_workshop: Any) -> None:
+    options = {"model": Dropped, "criterion": SNIP(), "allocation": GlobalTop(), "prune_at": 0}
+    ids = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        search = make_search(levels=1, rewind_step=0, **options)
+        _, (row,) = search.run(make_workshop())
+        ids.append(row.training.id)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert ids[0] == ids[1]
+
+
+def test_scores_are_computed_with_the_threads_of_training(
+    make_search: Any, make_workshop: Any
+) -> None:
+    """Their last bits depend on it, and with them masks."""
+    seen: list[int] = []
+
+    def watch(history: Any, mask: Any, **_: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return {n: history.scored.weights[n].abs() for n in mask}
+
+    workshop = make_workshop(runtime=Runtime(device="cpu", num_threads=2))
+    list(make_search(levels=2, criterion=watch).run(workshop))
+    assert seen == [2, 2]
+    assert torch.get_num_threads() == 1

@@ -147,6 +147,28 @@ def test_grasp(setting: Any) -> None:
         assert torch.allclose(scores[name], w * product, atol=1e-6)
 
 
+def test_grasp_follows_the_gradient_of_what_is_left(setting: Any) -> None:
+    """Pruned weights do not train: the flow is that of ``f(mask * w)``, not of the whole."""
+    stream = torch.Generator().manual_seed(1)
+    mask = {n: torch.rand(m.shape, generator=stream) < 0.5 for n, m in setting.mask.items()}
+    state = masks.apply_state(setting.state, mask)
+    setting.mask, setting.history = mask, SimpleNamespace(scored=state)
+    scores = score(GraSP(per_class=2, temperature=3.0), setting)
+    (x, y), names = setting.data[0], list(mask)
+
+    def loss(*ws: Tensor) -> Tensor:
+        left = {n: w * mask[n] for n, w in zip(names, ws, strict=True)}
+        logits = torch.func.functional_call(setting.net, {**state.weights, **left}, (x,))
+        return F.cross_entropy(logits / 3.0, y)
+
+    ws = tuple(state.weights[n].clone().requires_grad_() for n in names)
+    g = torch.autograd.grad(loss(*ws), ws)
+    assert all(bool((own[~mask[n]] == 0).all()) for n, own in zip(names, g, strict=True))
+    _, hg = torch.autograd.functional.hvp(loss, ws, g)
+    for name, w, product in zip(names, ws, hg, strict=True):
+        assert torch.allclose(scores[name][mask[name]], (w * product)[mask[name]], atol=1e-7)
+
+
 def test_grasp_says_where_a_class_is_too_small(setting: Any) -> None:
     with pytest.raises(ValueError, match="per_class: got 9, allowed: at most 6 .class 0."):
         score(GraSP(per_class=9), setting)
@@ -169,6 +191,15 @@ W_I = torch.tensor([1.0, -2.0, 3.0, -0.5])
 W_F = torch.tensor([2.0, 1.0, 2.5, -4.0])
 
 
+def zhou(criterion: Zhou, initial: dict[str, Tensor], final: dict[str, Tensor]) -> Any:
+    """The scores of layers of these weights, none of which is pruned."""
+    history: Any = SimpleNamespace(
+        initial=SimpleNamespace(weights=initial), scored=SimpleNamespace(weights=final)
+    )
+    nothing: dict[str, Any] = {"forward": None, "batches": None, "generator": None}
+    return criterion(history, masks.full(initial, initial), **nothing)
+
+
 @pytest.mark.parametrize(
     ("rule", "wanted"),
     [
@@ -186,11 +217,33 @@ W_F = torch.tensor([2.0, 1.0, 2.5, -4.0])
 def test_the_rules_of_zhou(rule: str, wanted: list[float]) -> None:
     everything = torch.ones(4, dtype=torch.bool)
     assert Zhou(rule=rule).score(W_I, W_F, everything).tolist() == pytest.approx(wanted)
-    signed = Zhou(rule=rule, same_sign=True).score(W_I, W_F, everything)
+    signed = zhou(Zhou(rule=rule, same_sign=True), {"w": W_I}, {"w": W_F})["w"]
     # Only the second weight changed its sign: it comes last, the others keep their order.
     assert int(signed.argmin()) == 1
     rest = [0, 2, 3]
     assert signed[rest].tolist() == pytest.approx([wanted[i] for i in rest])
+
+
+@pytest.mark.parametrize(
+    ("rule", "order"),
+    [
+        ("large_final", [("b", 0), ("a", 2), ("a", 0), ("b", 1), ("b", 2), ("a", 1)]),
+        ("small_final", [("a", 0), ("a", 2), ("b", 0), ("a", 1), ("b", 2), ("b", 1)]),
+    ],
+)
+def test_weights_that_changed_their_sign_come_last_of_all_layers(
+    rule: str, order: list[tuple[str, int]]
+) -> None:
+    """Whatever the layers' scales: first all that kept it, then the others, each by the rule."""
+    initial = {"a": torch.tensor([0.1, -0.2, 0.3]), "b": torch.tensor([5.0, -4.0, 3.0])}
+    final = {"a": torch.tensor([0.1, 0.3, 0.2]), "b": torch.tensor([5.0, 4.0, -3.0])}
+    scores = zhou(Zhou(rule=rule, same_sign=True), initial, final)
+    ranked = sorted(order, key=lambda place: -float(scores[place[0]][place[1]]))
+    assert ranked == order
+    # Not even two that differ in their last bit become equal.
+    close = {"a": torch.tensor([0.5, torch.nextafter(torch.tensor(0.5), torch.tensor(1.0))])}
+    scores = zhou(Zhou(rule="large_final", same_sign=True), {"a": -close["a"]}, close)
+    assert float(scores["a"][1]) > float(scores["a"][0])
 
 
 def test_magnitude_is_what_torch_prunes(setting: Any) -> None:

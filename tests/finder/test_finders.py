@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from lth import mask as masks
 from lth.allocation.global_top import GlobalTop
+from lth.allocation.layerwise import Layerwise
 from lth.complete import Workshop
 from lth.criterion.random import random
 from lth.engine.loop import Loop
@@ -27,9 +29,11 @@ from lth.level import Row
 from lth.protocol import Moment, Record, Result, Resume
 from lth.rewind.matrix import Matrix
 from lth.runtime import Runtime
+from lth.schedule.geometric import Geometric
 from lth.search import Search
 from lth.step import Step
 from lth.training import Training
+from lth.types import Mask, Scores
 
 Make = Callable[..., Any]
 
@@ -254,6 +258,31 @@ def test_it_stops_where_the_mask_stands_still_and_is_evaluated_there(make_search
     assert "test/early_stop/loss" in result.record.predictions
 
 
+@dataclasses.dataclass(frozen=True)
+class Independent:
+    """An allocation that draws anew at every call, one after another."""
+
+    stream: torch.Generator
+
+    def __call__(self, scores: Scores, mask: Mask, *, keep: int, **_: Any) -> dict[str, Tensor]:
+        drawn = {n: torch.rand(m.shape, generator=self.stream) for n, m in mask.items()}
+        return masks.keep_top(drawn, mask, keep)
+
+
+def test_independent_masks_of_a_sparse_parent_never_stop_it(make_search: Make) -> None:
+    """All keep 95 % of 30 %, so hardly any of all positions differ, but half of those that may."""
+    dense = make_search().dense(0)
+    stream = torch.Generator().manual_seed(0)
+    scores = {n: torch.rand(m.shape, generator=stream) for n, m in dense.mask.items()}
+    parent = masks.keep_top(scores, dense.mask, 80)
+    event = dataclasses.replace(still(0.1), keep=76, allocation=Independent(stream))
+    moments = [SimpleNamespace(mask=parent, step=s, state=lambda: dense.start) for s in range(8)]
+    record = Record()
+    assert [event(m, record) for m in moments] == [None] * 8  # type: ignore[arg-type]
+    rows = record.probes["early_bird"][1:]
+    assert sum(r["distance"] for r in rows) / len(rows) > 0.7
+
+
 def test_masks_that_move_never_stop_it(make_search: Make) -> None:
     result = run(make_search().dense(0).replace(events=(still(1e-9),)), Evaluate())
     assert result.record.status == "done"
@@ -302,6 +331,22 @@ def test_gradual_starts_dense_and_gives_the_level_its_count(
     assert rows["gradual"].training.first_step == search.rewind_step
     assert masks.remaining(rows["ticket"].training.mask) == masks.remaining(usual.training.mask)
     assert rows["ticket"].search_steps == 14 + (14 - 5)
+
+
+@pytest.mark.parametrize(
+    "allocation", [Layerwise(), Layerwise(output=0.1, rates={"conv1.weight": 0.9})]
+)
+def test_gradual_ends_at_the_counts_of_each_layer(
+    allocation: Layerwise, make_search: Make, make_workshop: Make
+) -> None:
+    """Where rates say what each layer keeps, they are the schedule's, not some others."""
+    options = {"allocation": allocation, "schedule": Geometric(rate=0.8)}
+    _, rows = level_one(make_search, make_workshop, Gradual(every="2it"), **options)
+    _, (usual,) = make_search(levels=1, **options).run(make_workshop())
+    for name, kept in usual.training.mask.items():
+        assert int(rows["ticket"].training.mask[name].sum()) == int(kept.sum()), name
+    densities = [r["density"] for r in rows["gradual"].stored.probe("prune_gradually")]
+    assert densities == sorted(densities, reverse=True) and len(set(densities)) >= 3
 
 
 def test_early_bird_counts_only_the_updates_it_made(make_search: Make, make_workshop: Make) -> None:

@@ -19,6 +19,7 @@ from lth.init.kaiming_uniform import KaimingUniform
 from lth.init.orthogonal import Orthogonal
 from lth.init.pytorch import PyTorch
 from lth.init.signed_constant import SignedConstant
+from lth.spec import spec
 
 CONF = Path(__file__).parents[2] / "conf" / "init"
 INITS = [GlorotNormal, KaimingNormal, KaimingUniform, Orthogonal, PyTorch, SignedConstant]
@@ -103,6 +104,23 @@ def test_signed_constant_has_two_values() -> None:
     for weight, fan_in in zip(large(SignedConstant()), (400, 450), strict=True):
         s = torch.tensor(math.sqrt(2 / fan_in)).item()
         assert set(weight.flatten().tolist()) == {-s, s}
+
+
+@pytest.mark.parametrize("init", [SignedConstant, KaimingNormal])
+def test_a_density_scales_the_same_draw(init: type[SignedConstant | KaimingNormal]) -> None:
+    """sqrt(1 / k): the sum over a share k of the inputs has the variance of the whole."""
+    for plain, scaled in zip(large(init()), large(init(density=0.25)), strict=True):
+        assert torch.allclose(scaled, 2 * plain, rtol=1e-6, atol=0)
+        x = torch.randn(2000, plain[0].numel(), generator=torch.Generator().manual_seed(0))
+        quarter = torch.arange(plain[0].numel()) % 4 == 0
+        some = x[:, quarter] @ scaled.flatten(1)[:, quarter].T
+        assert some.var().item() == pytest.approx(2.0, rel=0.05)
+    for whole, explicit in zip(large(init()), large(init(density=1.0)), strict=True):
+        assert torch.equal(whole, explicit)
+    assert spec(init()) == spec(init(density=1.0)) == {"name": init.__name__}
+    for density in (0.0, -1.0, 1.5):
+        with pytest.raises(ValueError, match="density: got .*, allowed: 0 < density <= 1"):
+            init(density=density)
 
 
 def test_orthogonal_is_orthonormal() -> None:
