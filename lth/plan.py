@@ -11,15 +11,17 @@ from typing import Any
 from lth import mask as masks
 from lth.ahead import Expected, expected, trainings
 from lth.build import Run
-from lth.event.evaluate import Evaluate
+from lth.dataset.task import First, Split
+from lth.engine.network import CHUNK
 from lth.granularity.weights import Weights
 from lth.level import TICKET
 from lth.prepare import SIMULATED, ladder
-from lth.protocol import Event
+from lth.protocol import Event, Moment, Record
 from lth.search import Search
 from lth.sink.console import duration
 from lth.store.files import FileStore
 from lth.store.run_folder import RunFolder
+from lth.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +175,7 @@ def _is_stored(row: Expected, search: Search, folder: RunFolder, store: FileStor
 
 
 def _seconds(run: Run, search: Search, spans: Mapping[tuple[int, int], int]) -> float:
-    """Time a few updates and one evaluation of the dense network, and scale up.
+    """Time a few updates and a look at some examples with the dense network, and scale up.
 
     ``spans`` counts the Trainings from one step to another.
     """
@@ -194,13 +196,27 @@ def _seconds(run: Run, search: Search, spans: Mapping[tuple[int, int], int]) -> 
     count = 2 if start > 0.2 else 30
     count = min(count, dense.updates)
     step = max(timed(count, []) - start, 1e-9) / max(1, count - 1)
-    full = max(timed(0, [Evaluate()]) - start, 0.0)
     task = dense.task
-    examples = len(task.train) + len(task.validation) + len(task.test)
-    share = len(task.validation) / examples
+    seen = First(task.validation, CHUNK)
+    look = max(timed(0, [_Look(seen)]) - start, 0.0) / len(seen)
+    examples = len(task.train) + 2 * len(task.test)
 
     def one(first: int, last: int) -> float:
         evaluations = len(dense.replace(first_step=first, last_step=last).grid())
-        return start + (last - first) * step + full + evaluations * full * share
+        looks = examples + evaluations * len(task.validation)
+        return start + (last - first) * step + looks * look
 
     return sum(count * one(*span) for span, count in spans.items())
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Evaluates a split once."""
+
+    split: Split
+
+    def steps(self, training: Training) -> Sequence[int]:
+        return [training.first_step]
+
+    def __call__(self, moment: Moment, record: Record) -> None:
+        moment.evaluate(self.split)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from lth.build import Run, build
 from lth.conduct import conduct
+from lth.engine.auto import Auto
 from lth.paths import conf_dir
 from lth.plan import Plan, plan
 from lth.prepare import prepare, read_data
@@ -134,11 +136,19 @@ def test_every_training_of_every_finder_is_planned(finder: str, tmp_path: Path) 
     check_plan(prepared(tmp_path, *settings), at_most=finder.startswith("early_bird"))
 
 
-def test_longer_trainings_take_longer(tmp_path: Path) -> None:
+def test_longer_trainings_take_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimate follows the steps: at level 20 ``dense_total`` trains 21 times as long."""
+    train, now = Auto.train, [0.0]
+
+    def timed(self: Auto, group: Any, **options: Any) -> Any:
+        now[0] += sum(t.updates for t in group)  # an update takes a second, nothing else any
+        return train(self, group, **options)
+
+    monkeypatch.setattr(Auto, "train", timed)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
     settings = ["train_steps=300it", "eval_every=300it", "levels=20", "baseline_levels=[20]"]
     few = planned(prepared(tmp_path / "few", *settings, "baseline=[sham]"))
     many = planned(prepared(tmp_path / "many", *settings, "baseline=[dense_total]"))
     assert few.trainings == many.trainings == 22
     assert max(many.updates[0, 20]) == 21 * max(few.updates[0, 20])
-    assert many.seconds > 1.3 * few.seconds
+    assert (few.seconds, many.seconds) == (22 * 301, 22 * 301 + 20 * 300)
