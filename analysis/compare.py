@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,11 @@ from analysis.stats import densities
 from lth.store.stored import DamagedError
 
 
-def table(proof: Evidence) -> str:
-    """One row per density: accuracies in percent with 95 % half-widths over seeds."""
+def table(proof: Evidence, width: int | None = None) -> str:
+    """One row per density: accuracies in percent with 95 % half-widths over seeds.
+
+    Where ``width`` characters are too few, columns that do not fit follow below.
+    """
     against, data = proof.settings["verdict_against"], proof.trainings
     accuracy = proof.accuracy.set_index(["level", "variant"])
     early = proof.early_stop.set_index(["level", "variant"])
@@ -43,13 +48,40 @@ def table(proof: Evidence) -> str:
         f"Test accuracy in % at {proof.settings['endpoint']}, mean and 95 % interval over seeds "
         f"(draws averaged within their seed)"
     )
-    return f"{title}\n{pd.DataFrame(rows).to_string(index=False)}"
+    blocks = [b.to_string(index=False) for b in _blocks(pd.DataFrame(rows), width)]
+    return f"{_wrapped(title, width)}\n" + "\n\n".join(blocks)
 
 
-def summary(proof: Evidence) -> str:
-    """The table, the verdict, and what else the definitions ask for, of one run."""
-    lines = finding_lines(proof)
-    return "\n".join([table(proof), "", proof.verdict, *(["", *lines] if lines else [])])
+def _blocks(shown: pd.DataFrame, width: int | None) -> list[pd.DataFrame]:
+    """The columns in groups of at most ``width`` characters, each with level and density."""
+    if width is None:
+        return [shown]
+    sizes = {c: 1 + max(len(c), *(len(str(v)) for v in shown[c])) for c in shown}
+    keys, groups = ["level", "density %"], list[list[str]]()
+    room = 0
+    for column in shown.columns.drop(keys):
+        if sizes[column] > room:
+            groups.append(list(keys))
+            room = width - sum(sizes[k] for k in keys)
+        groups[-1].append(column)
+        room -= sizes[column]
+    return [shown[group] for group in groups]
+
+
+def _wrapped(sentence: str, width: int | None) -> str:
+    """A sentence in lines of at most ``width`` characters."""
+    return sentence if width is None else textwrap.fill(sentence, width, subsequent_indent="  ")
+
+
+def summary(proof: Evidence, width: int | None = None) -> str:
+    """The table, the verdict, and what else the definitions ask for, of one run.
+
+    ``width`` is that of the terminal in characters; None: lines as long as they are.
+    """
+    lines = [_wrapped(line, width) for line in finding_lines(proof)]
+    return "\n".join(
+        [table(proof, width), "", _wrapped(proof.verdict, width), *(["", *lines] if lines else [])]
+    )
 
 
 def finding_lines(proof: Evidence) -> list[str]:
@@ -121,13 +153,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", metavar="FILE", type=Path, help="also write one tidy table")
     parser.add_argument("--store", default="results", help="where run_id prefixes are looked up")
     options = parser.parse_args(arguments)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     try:
         folders = trained(options.run, options.store)
         # One by one: two stores may hold a run of the same name, made by different engines.
         tables = [frame([folder]) for folder in folders]
         for folder, part in zip(folders, tables, strict=True):
             print(f"run {folder.run_id}")
-            print(summary(evidence(folder, part)), end="\n\n")
+            print(summary(evidence(folder, part), width), end="\n\n")
         if options.csv is not None:
             data = pd.concat(tables, ignore_index=True)
             data[COLUMNS].to_csv(options.csv, index=False)

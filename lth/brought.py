@@ -18,7 +18,8 @@ def faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list[str]:
     ticket, default = root["ticket"], dataclasses.asdict(Transfer())
     if ticket["source"] is None:
         return [
-            f"ticket.{k}: got {v!r}, allowed: {default[k]!r} (without ticket.source)"
+            f"ticket.{k}: got {v!r}, allowed: "
+            f"{'null' if default[k] is None else repr(default[k])} (without ticket.source)"
             for k, v in ticket.items()
             if v != default[k]
         ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
+import logging
 import math
 import types
 import typing
@@ -102,10 +104,13 @@ def build(config: DictConfig | Mapping[str, Any]) -> Run:
     """
     faults: list[str] = []
     values: Any = config
-    if isinstance(config, DictConfig):
-        values = OmegaConf.to_container(config, resolve=True)
     # Stored configurations may be older than a key.
     default = dataclasses.asdict(RunConfig())
+    if isinstance(config, DictConfig):
+        values = OmegaConf.to_container(config, resolve=True)
+        faults += _unknown_keys(values, default)
+        if faults:
+            raise ConfigError(faults)
     root: dict[str, Any] = {n: values.get(n, default[n]) for n in default}
     root["ticket"] = brought.by_seed(root["ticket"], root["seeds"])
     components: dict[str, Any] = {}
@@ -175,6 +180,22 @@ def _spec_of(group: str, component: Any, faults: list[str]) -> Json:
 # Root keys
 
 
+def _unknown_keys(values: Mapping[str, Any], default: Mapping[str, Any]) -> list[str]:
+    """Keys that ``+key=value`` added to the typed root, which Hydra then lets pass."""
+    parts = [("", values, default)]
+    parts += [
+        (f"{key}.", values[key], default[key])
+        for key in ("streams", "ticket", "distillation")
+        if key in values
+    ]
+    return [
+        f"{prefix}{key}: got {_show(value)}, allowed: {', '.join(allowed)}"
+        for prefix, given, allowed in parts
+        for key, value in given.items()
+        if key not in allowed
+    ]
+
+
 def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list[str]:
     faults = []
 
@@ -195,7 +216,8 @@ def _root_faults(root: Mapping[str, Any], components: Mapping[str, Any]) -> list
     need(root["order"] in ("per_level", "shared"), "order", "per_level, shared")
     need(root["endpoint"] in ("early_stop", "final"), "endpoint", "early_stop, final")
     need(root["precision"] in PRECISIONS, "precision", ", ".join(PRECISIONS))
-    need(root["grad_clip"] is None or root["grad_clip"] > 0, "grad_clip", "null or above 0")
+    clip = root["grad_clip"]
+    need(clip is None or 0 < clip < math.inf, "grad_clip", "null or above 0 and finite")
     need(0 <= root["label_smoothing"] < 1, "label_smoothing", "0 <= label_smoothing < 1")
     need(root["fill"] in FILLS, "fill", ", ".join(FILLS))
     if root["score_steps"] > 1:
@@ -322,11 +344,13 @@ def _check_node(
     """Bind a node's names and types to its target's signature, and its children's to theirs."""
     path = node["_target_"]
     try:
-        target = get_object(path)
+        with _quiet():
+            target = get_object(path)
         signature = inspect.signature(target)
     except Exception as error:
         # Whatever importing a user's module raises is a fault of this key.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cause = error.__cause__ or error
+        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         faults.append(f"{key}._target_: got {path!r}, allowed: an importable class ({reason})")
         return None
     parameters = dict(signature.parameters)
@@ -356,6 +380,17 @@ def _check_node(
         if name in parameters and not _fits(value, hint):
             faults.append(f"{key}.{name}: got {_show(value)}, allowed: {_name(hint)}")
     return target
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hydra logs what it could not import, before it raises what we say in one line."""
+    log = logging.getLogger("hydra.utils")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _children(key: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -420,6 +455,15 @@ def _name(hint: Any) -> str:
         return " or ".join(_name(a) for a in written) or "null"
     if hint in _WORDS:
         return _WORDS[hint]
+    kind, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if kind is typing.Literal:
+        return ", ".join(map(str, arguments))
+    if inspect.isclass(kind) and issubclass(kind, Mapping) and len(arguments) == 2:
+        return f"names with {_name(arguments[1])} each, such as '{{a:...,b:...}}'"
+    if kind is tuple and arguments and Ellipsis not in arguments:
+        return f"a list of {len(arguments)}: {', '.join(map(_name, arguments))}"
+    if inspect.isclass(kind) and issubclass(kind, Sequence) and arguments:
+        return f"a list, each {_name(arguments[0])}"
     text = str(hint).replace("typing.", "").replace("collections.abc.", "")
     return text.replace("lth.step.", "").replace("lth.protocol.", "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from lth.prepare import prepare, read_data
 from lth.protocol import Sink
 from lth.prune import CriterionError
 from lth.search import Search
+from lth.sink.console import columns
 from lth.store.files import FileStore
 from lth.store.run_folder import Reference, RunFolder, invocation
 from lth.store.stored import Stored
@@ -312,13 +314,13 @@ def _end(folder: RunFolder, display: _Display, *, report: bool) -> Callable[[], 
     from analysis.findings import findings
 
     proof = evidence(folder)
-    display.say(f"\n{summary(proof)}\n")
+    display.say(f"\n{summary(proof, columns())}\n")
     lines = [f"stored in  {folder.path}  (seed_*/<variant>/level_*: masks, starts, ends, metrics)"]
     if report:
         from analysis.report import write
 
         lines.append(f"report in  {write(folder, proof)}")
-    lines.append(f"compare    python -m analysis.compare {folder.path}")
+    lines.append(f"compare    python -m analysis.compare {shlex.quote(str(folder.path))}")
     for line in lines:
         display.say(line)
     return partial(findings, folder, proof)

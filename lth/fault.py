@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lth.config import RunConfig
 from lth.paths import conf_dir
@@ -20,8 +21,8 @@ def explain(error: BaseException, overrides: Sequence[str]) -> list[str]:
     if isinstance(error, OverrideParseException):
         return [f"command line: got {error.override!r}, allowed: key=value ({_first(error)})"]
     ambiguous = [o for o in overrides if "Ambiguous value" in str(error) and o in str(error)]
-    for override in ambiguous:
-        key, _, value = override.partition("=")
+    if ambiguous:
+        key, _, value = max(ambiguous, key=len).partition("=")
         return [f"{key}: got {value!r}, allowed: one value (several make a sweep: -m)"]
     for cause in _causes(error):
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
@@ -45,12 +46,12 @@ def _missing(error: MissingConfigException) -> str:
 def _key_fault(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
     key = str(error.full_key)
     given = _given(key, overrides)
-    root = key.partition(".")[0]
+    root = re.split(r"[.\[]", key)[0]
     known = [f.name for f in dataclasses.fields(RunConfig)]
     if root not in known:
         return f"{key}: got {given}, allowed: {', '.join(known)}{_close(root, known)}"
     text = _first(error)
-    if "not in struct" in text and error.parent_node is not None:
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.parent_node is not None:
         siblings = [str(k) for k in error.parent_node if not str(k).startswith("_")]
         allowed = ", ".join(siblings) or "no options"
         return f"{key}: got {given}, allowed: {allowed}{_close(str(error.key), siblings)}"
@@ -70,7 +71,8 @@ def _key_fault(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
 
 
 def _given(key: str, overrides: Sequence[str]) -> str:
-    for override in overrides:
+    # Of a key that is given twice the last holds.
+    for override in reversed(overrides):
         name, _, value = override.lstrip("+~").partition("=")
         if name == key or key.startswith((f"{name}.", f"{name}[")):
             return repr(value) if name == key else value

@@ -241,7 +241,9 @@ def _fit(run: Run, task: Task) -> list[str]:
         run.init(module, generator=generator("fit"))
     except ValueError as error:
         text = str(error)
-        return [f"model.{text}" if ": got" in text else f"model: {text}"]
+        if ": got" in text:  # an option of the model, which it names
+            return [f"model.{text}"]
+        return [f"model: got {run.specs['model']['name']}, allowed: another ({text})"]
     try:
         layer.select(layers, run.root.exclude)
     except ValueError as error:

@@ -60,7 +60,7 @@ def task(config: DictConfig) -> int:
         )
     except Exception as error:
         # Whatever ends a cell must not end the sweep.
-        code, faults = _fault(error)
+        code, faults = _fault(error, str(config.store.get("root", "")))
         if code == AT_FAULT and not sweep:
             _defer()
         _complain(faults)
@@ -81,7 +81,7 @@ def task(config: DictConfig) -> int:
     return code
 
 
-def _fault(error: Exception) -> tuple[int, list[str]]:
+def _fault(error: Exception, store: str) -> tuple[int, list[str]]:
     """The exit code of an exception and what to say; a defect of ours shows its trace."""
     from lth.conduct import FailedError
     from lth.store.stored import DamagedError
@@ -90,6 +90,11 @@ def _fault(error: Exception) -> tuple[int, list[str]]:
         return AT_FAULT, error.faults
     if isinstance(error, DamagedError):
         return FAILED, [f"damaged: {error}"]
+    if isinstance(error, OSError) and error.strerror:
+        return FAILED, [
+            f"{error.filename or store}: {error.strerror}; what was finished is stored, and the "
+            "same command goes on from there"
+        ]
     if not isinstance(error, FailedError | OSError):
         traceback.print_exception(error)
     return FAILED, [str(error) if str(error) else type(error).__name__]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -185,6 +186,24 @@ FAULTS = [
     ("model.input_shape=[1]", "model.input_shape: got [1], allowed: nothing (the run sets it)"),
     ("levels=-1 num_threads=0", "num_threads: got 0, allowed: 1 or more"),
     ("experiments=null", "Config group override must be a string or a list"),
+    ("levels=1 levels=abc", "levels: got 'abc', allowed: a whole number"),
+    ("levels=1 levels=1,2", "levels: got '1,2', allowed: one value (several make a sweep: -m)"),
+    ("seeds=[a]", "seeds[0]: got [a], allowed: a whole number"),
+    ("streams.foo=1", "streams.foo: got '1', allowed: init, split, order"),
+    ("+x.y=3", "x: got {'y': 3}, allowed: seeds, levels"),
+    ("+streams.foo=1", "streams.foo: got 1, allowed: init, split, order"),
+    ("+ticket.foo=1", "ticket.foo: got 1, allowed: source"),
+    ("optimizer.lr=nan", "optimizer.lr: got nan, allowed: a number"),
+    ("optimizer.betas=[0.9]", "optimizer.betas: got [0.9], allowed: a list of 2: a number"),
+    ("grad_clip=inf", "grad_clip: got inf, allowed: null or above 0 and finite"),
+    ("model._target_=nosuch.Net", "allowed: an importable class (No module named 'nosuch')"),
+    ("model._target_=torch.nn.Nope", "allowed: an importable class (No module named"),
+    ("lr=step lr.milestones=[50]", "lr.milestones: got [50], allowed: a list, each a step such"),
+    (
+        "allocation.rates={conv:x}",
+        "allocation.rates: got {'conv': 'x'}, allowed: names with a number each",
+    ),
+    ("ticket.combine=union", "ticket.combine: got 'union', allowed: null (without ticket.source)"),
     ("seeds=[0", "command line: got 'seeds=[0', allowed: key=value"),
 ]
 
@@ -249,6 +268,34 @@ def test_interrupted_it_says_so_and_goes_on_where_it_was(tmp_path: Path) -> None
     assert "the same command goes on from there" in errors
     assert "Traceback" not in errors
     assert list(tmp_path.glob("results/training/*/*/checkpoint.safetensors"))
+
+
+def test_a_full_disk_is_one_line_that_names_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lth.conduct.conduct", full)
+    monkeypatch.setattr(sys, "argv", ["lth", "store.root=here"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: here: No space left on device; what was finished is stored, and the same command "
+        "goes on from there\n"
+    )
+
+
+def test_commands_that_are_printed_can_be_typed(tmp_path: Path) -> None:
+    small = [*TINY, "seeds=[0]", "levels=0", "baseline=[]", "report=false"]
+    done = command(
+        "lth.run", *small, "store.root='my results'", "sink.wandb.mode=offline", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "python -m analysis.compare 'my results/run/" in done.stdout
+    assert "wandb leet 'my results/wandb'" in done.stdout
 
 
 def test_a_users_own_classes_need_no_registration(tmp_path: Path) -> None:
@@ -389,3 +436,21 @@ def test_names_of_cells_are_readable_and_bounded() -> None:
     assert long != slug([f"a{i}=1" for i in range(101)])
     assert "/" not in slug(["data_dir=/tmp/x"])
     assert slug(["data_dir=/tmp/x"]) != slug(["data_dir=-tmp-x"])
+
+
+def test_a_network_with_nothing_to_prune_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Empty(nn.Module):\n"
+        "    def __init__(self, input_shape, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.num_classes = num_classes\n"
+        "    def forward(self, x):\n"
+        "        return x.flatten(1)[:, :self.num_classes]\n"
+    )
+    done = command("lth.run", *TINY, "model._target_=mine.Empty", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: model: got mine.Empty, allowed: another (Empty has no Linear or Conv layer to "
+        "prune)\n"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -170,9 +171,9 @@ def where(life: Life, root: Path) -> Iterator[str]:
         yield f"W&B        {urls[-1]}"
     if offline:
         last = offline[-1].rpartition("-")[2]
-        run_id = life.run_id
-        yield f"W&B        wandb leet {root / 'wandb'}  (offline: look at it in the terminal)"
-        yield f"upload     wandb sync {root / 'wandb'}/offline-run-*-{run_id}-*-{last}"
+        run_id, folder = life.run_id, shlex.quote(str(root / "wandb"))
+        yield f"W&B        wandb leet {folder}  (offline: look at it in the terminal)"
+        yield f"upload     wandb sync {folder}/offline-run-*-{run_id}-*-{last}"
 
 
 def _by_seed(rows: Sequence[Mapping[str, Any]]) -> list[list[Reference]]:

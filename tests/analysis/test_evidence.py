@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 
 from analysis.compare import summary
 from analysis.early_stop import early_stops, log_ratios
-from analysis.evidence import assemble, differences
+from analysis.evidence import Evidence, assemble, differences
 from analysis.frame import COLUMNS, EXTRA
 from analysis.matching import best_level, matching, matching_range
 from analysis.planted import SETTINGS, planted
@@ -243,12 +243,23 @@ def test_no_difference_is_claimed_at_the_nominal_rate() -> None:
     assert wrong <= scipy_stats.binom.ppf(1 - 1e-4, repeats, 0.05)
 
 
-def test_the_summary_names_everything() -> None:
+def some_proof() -> Evidence:
     data = planted(np.random.default_rng(0), seeds=3, gap=0.01)
-    proof = assemble(
+    return assemble(
         "r", data.assign(search_steps=0, start_step=0, end_step=9), SETTINGS, rewound=True
     )
-    text = summary(proof)
+
+
+def test_a_table_wider_than_the_terminal_goes_on_below() -> None:
+    whole, narrow = summary(some_proof()), summary(some_proof(), 60)
+    assert max(map(len, narrow.split("\n"))) <= 60 < max(map(len, whole.split("\n")))
+    heads = [line for line in narrow.split("\n") if line.lstrip().startswith("level density %")]
+    assert len(heads) > 1
+    assert set(narrow.split()) == set(whole.split())
+
+
+def test_the_summary_names_everything() -> None:
+    text = summary(some_proof())
     for part in (
         "the ticket is",
         "Matches dense within 1 SD of 3 dense seeds",
