@@ -10,6 +10,7 @@ copies (``order``), between consecutive levels (``levels``) and between seeds
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
@@ -249,7 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_csv(folder.report / "connect.csv", pairs)
             write_csv(folder.report / "connect_lines.csv", lines)
             print(f"run {folder.run_id}\n{text(summarise(pairs))}")
-            print(f"tables in  {folder.report}/connect.csv, connect_lines.csv\n")
+            print(f"tables in  {folder.report}/connect.csv, connect_lines.csv")
+            print(f"figure     python -m analysis.report {shlex.quote(str(folder.path))}\n")
     except LocateError as error:
         print(error, file=sys.stderr)
         return 2
@@ -261,6 +263,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except DamagedError as damage:
         print(f"damaged: {damage}; run the same lth.run command to recompute", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"store: cannot be written: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 

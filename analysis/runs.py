@@ -29,8 +29,19 @@ KEYS = ("run", "experiment", "model", "data", "seeds", "levels", "trainings", "m
 
 def listing(store: Path) -> pd.DataFrame:
     """One row per run: what it is, how much there is of it, and its verdict."""
-    rows = [_row(folder) for folder in runs(store)]
+    rows = [_row_or_damage(folder) for folder in runs(store)]
     return pd.DataFrame(rows, columns=[*KEYS, "verdict"])
+
+
+def _row_or_damage(folder: RunFolder) -> dict[str, Any]:
+    """A damaged run is listed as such; it hides no other."""
+    try:
+        return _row(folder)
+    except DamagedError as damage:
+        return dict.fromkeys(KEYS, "-") | {
+            "run": folder.run_id,
+            "verdict": f"damaged: {damage}; run the same lth.run command to recompute",
+        }
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
@@ -133,6 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DamagedError as damage:
         print(f"damaged: {damage}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"STORE: cannot be changed: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -140,12 +154,15 @@ def _print(rows: Iterable[Mapping[str, Any]]) -> None:
     count = 0
     for row in rows:
         count += 1
+        if row["trainings"] == "-":
+            print(f"{row['run']}  {row['verdict']}")
+            continue
         print(
             f"{row['run']}  {row['experiment']}: {row['model']} on {row['data']}, "
             f"{row['seeds']} seeds, levels 0 to {row['levels']}, {row['trainings']} trainings, "
             f"{row['megabytes']} MB, {row['date']}\n    {row['verdict']}"
         )
-    print(f"{count} runs")
+    print(f"{count} run{'s' * (count != 1)}")
 
 
 def _delete(store: Path, options: argparse.Namespace) -> int:
@@ -155,7 +172,7 @@ def _delete(store: Path, options: argparse.Namespace) -> int:
     trainings = unreferenced(store, leaving) if options.orphans else only_of(store, leaving)
     size = sum(_size(store, i) for i in trainings) / 1e6
     what = f"{len(leaving)} runs and {len(trainings)} trainings ({size:.1f} MB)"
-    if not options.yes and input(f"delete {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not options.yes and not _agreed(f"delete {what}? [y/N] "):
         print("nothing was deleted")
         return 0
     # Only now: a process that is at work refers to a Training some time after it has found it.
@@ -168,6 +185,15 @@ def _delete(store: Path, options: argparse.Namespace) -> int:
     busy = [*kept, *remove(store, leaving, [i for i in trainings if i not in kept])]
     print(f"deleted {what}" + (f"; {len(busy)} trainings are in use and stay" if busy else ""))
     return 1 if busy else 0
+
+
+def _agreed(question: str) -> bool:
+    """What is typed; nobody there to answer means no."""
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
 
 
 if __name__ == "__main__":

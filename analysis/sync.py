@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     failed = False
     try:
+        if not given.timeout > 0:
+            raise LocateError(f"--timeout: got {given.timeout:g}, allowed: seconds, above 0")
         for folder in trained(given.run, given.store):
             lines, problems = sync(folder, chosen(folder, given))
             print(*lines, sep="\n")

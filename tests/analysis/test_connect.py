@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,18 @@ def test_the_states_of_the_summary() -> None:
         assert table["state"].tolist() == [state]
     stable = connect.summarise(pairs([0.001, 0.002, 0.003]))
     assert "copies of dense are stable (below 2 points): 0" in connect.text(stable)
+
+
+def test_a_store_that_cannot_be_written_is_one_line(
+    small_run: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "results/training")
+
+    monkeypatch.setattr(connect, "measure", full)
+    assert connect.main([str(small_run.path)]) == 1
+    error = "store: cannot be written: results/training: Read-only file system\n"
+    assert capsys.readouterr().err == error
 
 
 @pytest.mark.parametrize(

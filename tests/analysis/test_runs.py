@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def test_a_store_is_listed(small_run: RunFolder, capsys: pytest.CaptureFixture[s
     assert command.main([str(small_run.store_root), "--where", "seeds=3", "data=Digits"]) == 0
     out = capsys.readouterr().out
     assert f"{small_run.run_id}  -: LeNet300100 on Digits, 3 seeds, levels 0 to 2, 21" in out
-    assert out.rstrip().endswith("1 runs")
+    assert out.rstrip().endswith("1 run")
     assert command.main([str(small_run.store_root), "--where", "seeds=4"]) == 0
     assert capsys.readouterr().out == "0 runs\n"
 
@@ -61,6 +63,42 @@ def test_it_asks_first(store: Path, small_run: RunFolder, monkeypatch: pytest.Mo
     assert command.main([str(store), "--delete", small_run.run_id]) == 0
     assert len(ids(store)) == 21 and len(runs(store)) == 2
     assert asked and "1 runs and 18 trainings" in asked[0]
+
+
+def test_nobody_there_to_answer_means_no(
+    store: Path, small_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert command.main([str(store), "--delete", small_run.run_id]) == 0
+    assert len(ids(store)) == 21 and len(runs(store)) == 2
+
+
+def test_a_damaged_run_hides_no_other(
+    store: Path, small_run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store / "run" / small_run.run_id / "config.yaml").write_text("x: [")
+    (store / "run" / "0123456789abcdef" / "run.json").write_text("{")
+    whole = store / "run" / "fedcba9876543210"
+    shutil.copytree(small_run.path, whole, symlinks=True)
+    assert command.main([str(store)]) == 0
+    out = capsys.readouterr().out
+    assert f"{small_run.run_id}  damaged: " in out and "config.yaml: does not match" in out
+    assert "0123456789abcdef  damaged: " in out
+    assert out.rstrip().endswith("3 runs")
+
+
+def test_a_store_that_cannot_be_changed_is_one_line(
+    store: Path,
+    small_run: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", full)
+    assert command.main([str(store), "--delete", small_run.run_id, "--yes"]) == 1
+    assert capsys.readouterr().err.rstrip().endswith(": Read-only file system")
 
 
 def test_orphans_go_and_what_is_in_use_stays(store: Path, small_run: RunFolder) -> None:

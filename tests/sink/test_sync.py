@@ -103,6 +103,8 @@ def test_faults_are_one_line(
     assert "RUN: got 'nothing', which no runs match" in capsys.readouterr().err
     lth_run(tmp_path, "seeds=[0]", "baseline=[random_reinit]", "levels=0", "sink=[console]")
     capsys.readouterr()
+    assert main([str(tmp_path), "--timeout", "-1"]) == 2
+    assert "--timeout: got -1, allowed: seconds, above 0" in capsys.readouterr().err
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert main([str(tmp_path)]) == 2
     assert "WANDB_MODE: got 'disabled', allowed: online, offline" in capsys.readouterr().err
