@@ -54,7 +54,7 @@
   const filter = () => {
     for (const cell of document.querySelectorAll("[data-cell]")) {
       const own = JSON.parse(cell.dataset.cell);
-      cell.classList.toggle("hidden", selects.some(s => s.value !== "" && own[s.name] !== s.value));
+      cell.classList.toggle("hidden", selects.some(s => s.value !== "" && s.name in own && own[s.name] !== s.value));
     }
     const rows = [...document.querySelectorAll("tr[data-cell]")];
     const count = document.querySelector(".filters output");

@@ -129,7 +129,7 @@ def _write(name: str, cells: Sequence[Cell], target: Path, *, pdf: bool) -> Path
         kind="soft",
     )
     target.mkdir(parents=True, exist_ok=True)
-    drawn = [(v, c) for v, c in zip(own, cells, strict=True) if _accuracy(c) is not None]
+    drawn = [(v, c) for v, c in _by_run(own, cells) if _accuracy(c) is not None]
     if drawn:
         figure = _multiples([(_label(v, c), c) for v, c in drawn])
         page.add_figure(figure, cells=[v for v, _ in drawn])
@@ -145,6 +145,21 @@ def _write(name: str, cells: Sequence[Cell], target: Path, *, pdf: bool) -> Path
     path = target / "report.html"
     whole.write(path, page.html())
     return path
+
+
+def _by_run(
+    own: Sequence[Mapping[str, str]], cells: Sequence[Cell]
+) -> list[tuple[dict[str, str], Cell]]:
+    """One cell for each run, with the values that all cells of that run share.
+
+    ``seeds=[0],[1]`` makes two cells and one run: its panel shows both seeds, and is neither's.
+    """
+    found: dict[str, tuple[dict[str, str], Cell]] = {}
+    for values, cell in zip(own, cells, strict=True):
+        shared, first = found.get(cell.run_id, (values, cell))
+        found[cell.run_id] = (dict(shared.items() & values.items()), first)
+    order = list(own[0]) if own else []
+    return [({k: v[k] for k in order if k in v}, cell) for v, cell in found.values()]
 
 
 def _head(name: str, cells: Sequence[Cell], differ: Mapping[str, Sequence[str]]) -> Page:
@@ -199,7 +214,7 @@ def _accuracy(cell: Cell) -> Figure | None:
 
 
 def _multiples(cells: Sequence[tuple[str, Cell]]) -> Figure:
-    """Accuracy against density, one small panel per cell, all on one scale."""
+    """Accuracy against density, one small panel per run, all on one scale."""
     panels, tables = [], []
     for label, cell in cells:
         figure = _accuracy(cell)
@@ -210,7 +225,7 @@ def _multiples(cells: Sequence[tuple[str, Cell]]) -> Figure:
     return Figure(
         name="accuracy",
         title=accuracy.TITLE,
-        caption="One panel per cell, all on one scale. Lines are means over seeds, bands their "
+        caption="One panel per run, all on one scale. Lines are means over seeds, bands their "
         "95 % t intervals; the dashed line is the dense network.",
         panels=[replace(p, range_y=accuracy.scale(data)) for p in panels],
         data=data,

@@ -301,6 +301,20 @@ def test_a_sweep_has_one_page_with_its_failed_cells(small_run: RunFolder) -> Non
         assert table.loc[2, "gap"].startswith(f"{100 * found.result.mean:+.2f}".replace("-", "−"))
 
 
+def test_cells_of_one_run_share_a_panel_that_names_no_single_one(small_run: RunFolder) -> None:
+    folder = small_run.store_root / "sweep" / "shared"
+    folder.mkdir(parents=True)
+    for seed in (0, 1, 2):
+        record = {"overrides": [f"seeds=[{seed}]"], "run_id": small_run.run_id}
+        record |= {"status": "done", "reason": None}
+        (folder / f"{seed}.json").write_text(json.dumps(record))
+    page = write_sweep(folder)
+    data = pd.read_csv(page.parent / "accuracy.csv")
+    assert set(data["cell"]) == {small_run.run_id}
+    assert not data.duplicated(["variant", "level"]).any()
+    assert len(pd.read_csv(page.parent / "cells.csv")) == 3
+
+
 def test_a_damaged_cell_does_not_hide_the_others(small_run: RunFolder, tmp_path: Path) -> None:
     root = tmp_path / "results"
     shutil.copytree(small_run.store_root, root, symlinks=True)
