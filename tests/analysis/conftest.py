@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,3 +42,15 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     assert done.returncode == 0, done.stderr
     (folder,) = runs(root)
     return folder
+
+
+@pytest.fixture
+def two_runs(small_run: RunFolder, tmp_path: Path) -> list[RunFolder]:
+    """A copy of the small run, and in the same store a run at another learning rate."""
+    root = tmp_path / "results"
+    shutil.copytree(small_run.store_root, root, symlinks=True)
+    done = command(root, "seeds=[0]", "optimizer.lr=0.2", "report=false")
+    assert done.returncode == 0, done.stderr
+    first = RunFolder(root, small_run.run_id)
+    (other,) = (folder for folder in runs(root) if folder.run_id != first.run_id)
+    return [first, other]

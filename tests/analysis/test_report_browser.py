@@ -216,15 +216,16 @@ def test_hover_tells_n_and_values(small_run: RunFolder) -> None:
         assert all("n = 3" in t and "95 % interval" in t for t in texts)
 
 
-def test_a_sweep_is_filtered(small_run: RunFolder, tmp_path: Path) -> None:
-    folder = small_run.store_root / "sweep" / ("a_long_name=" + "x" * 68)
+def test_a_sweep_is_filtered(two_runs: list[RunFolder]) -> None:
+    folder = two_runs[0].store_root / "sweep" / ("a_long_name=" + "x" * 68)
     folder.mkdir(parents=True)
-    for index, (rate, status) in enumerate([("0.1", "done"), ("0.2", "done"), ("-1", "failed")]):
+    cells = zip(("0.1", "0.2", "-1"), [r.run_id for r in two_runs] + [None], strict=True)
+    for index, (rate, run_id) in enumerate(cells):
         record = {
             "overrides": [f"optimizer.lr={rate}", "levels=2"],
-            "run_id": small_run.run_id if status == "done" else None,
-            "status": status,
-            "reason": None if status == "done" else "optimizer.lr: got -1 <here>",
+            "run_id": run_id,
+            "status": "done" if run_id else "failed",
+            "reason": None if run_id else "optimizer.lr: got -1 <here>",
         }
         (folder / f"{index}.json").write_text(json.dumps(record))
     page = write_sweep(folder)
@@ -245,6 +246,27 @@ def test_a_sweep_is_filtered(small_run: RunFolder, tmp_path: Path) -> None:
             assert browser.run("document.querySelector('output').textContent") == "1 of 3 cells"
             assert browser.console == []
             assert outside(browser) == []
+
+
+def test_a_panel_of_several_cells_stays_under_a_filter_of_one(small_run: RunFolder) -> None:
+    folder = small_run.store_root / "sweep" / "of_seeds"
+    folder.mkdir(parents=True)
+    for seed in (0, 1):
+        record = {"overrides": [f"seeds=[{seed}]"], "run_id": small_run.run_id}
+        record |= {"status": "done", "reason": None}
+        (folder / f"{seed}.json").write_text(json.dumps(record))
+    page = write_sweep(folder)
+    with Browser(width=1200) as browser:
+        assert look(browser, page)["figures"] == 1
+        browser.run(
+            "(() => { const s = document.querySelector('select[name=\"seeds\"]');"
+            "s.value = '[1]'; s.onchange() })()"
+        )
+        shown = "[...document.querySelectorAll('[data-cell]')].filter(e => e.offsetParent)"
+        assert browser.run(f"{shown}.map(e => JSON.parse(e.dataset.cell).seeds ?? 'both')") == [
+            "[1]",
+            "both",
+        ]
 
 
 def test_the_watcher_sees_what_goes_wrong(tmp_path: Path) -> None:
