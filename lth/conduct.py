@@ -190,15 +190,14 @@ class _Display:
 
     def committed(self, training: Training, stored: Stored) -> None:
         place = self._search.place_of(training)
-        self._own.setdefault((place["seed"], place["level"]), []).append(training.updates)
+        if place is not NOWHERE:
+            self._own.setdefault((place["seed"], place["level"]), []).append(training.updates)
 
     def ready(self, rows: Sequence[Row]) -> None:
         """Count the Trainings of what is finished, whoever trained them."""
         for place in {(row.seed, row.level) for row in rows}:
             self._finished += self._ahead.updates[place]
             self._own.pop(place, None)
-        # What was trained for one of these without a place of its own.
-        self._own.pop((NOWHERE["seed"], NOWHERE["level"]), None)
 
     def _done(self) -> list[int]:
         return [*self._finished, *(n for own in self._own.values() for n in own)]

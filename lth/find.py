@@ -27,7 +27,7 @@ def finding(search: Search, finder: Finder, ground: Ground, workshop: Workshop) 
             history,
             parent,
             ground.cost,
-            lambda t, watch: workshop.complete([t], watch)[0],
+            ground.preludes(search.places, workshop),
             seed=ground.seed,
             level=ground.level,
         ),

@@ -150,7 +150,7 @@ def _planned(search: Search, ground: Ground, workshop: Workshop) -> Planned:
                 seed=ground.seed,
                 level=ground.level,
                 draw=draw,
-                train=lambda t, watch=None: workshop.complete([t], watch)[0],
+                train=ground.preludes(search.places, workshop),
                 parent=parent,
                 cost=ground.cost,
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from lth.complete import Watch
+from lth.complete import Watch, Workshop
 from lth.history import History
 from lth.spec import Json
 from lth.store.stored import Stored
@@ -18,7 +18,7 @@ TICKET = "ticket"
 PRELUDE = "prelude"
 """What display calls a Training that a control needs before itself."""
 NOWHERE = {"seed": "-", "level": "-", "variant": PRELUDE}
-"""The place of a Training that is none of a run's rows."""
+"""The place of a Training that no level asks for, such as one that is recomputed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +56,21 @@ class Ground:
     history: History
     mask: Mask
     cost: int
+
+    def preludes(
+        self, places: dict[str, dict[str, Any]], workshop: Workshop
+    ) -> Callable[..., Stored]:
+        """``train(training, watch)``: completes what has to be there before a row's Training.
+
+        ``places`` is told which level it is for.
+        """
+
+        def train(training: Training, watch: Watch | None = None) -> Stored:
+            place = {"seed": self.seed, "level": self.level, "variant": PRELUDE}
+            places.setdefault(training.id, place)
+            return workshop.complete([training], watch)[0]
+
+        return train
 
 
 class Planned:

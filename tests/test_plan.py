@@ -152,3 +152,35 @@ def test_longer_trainings_take_longer(tmp_path: Path, monkeypatch: pytest.Monkey
     assert few.trainings == many.trainings == 22
     assert max(many.updates[0, 20]) == 21 * max(few.updates[0, 20])
     assert (few.seconds, many.seconds) == (22 * 301, 22 * 301 + 20 * 300)
+
+
+class Seen:
+    """A sink that notes how far a run is."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def open(self, plan: Any) -> None: ...
+
+    def progress(self, row: Any) -> None:
+        self.rows.append(row)
+
+    def write(self, rows: Any) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def close(self, status: str, findings: Any) -> None: ...
+
+
+def test_what_a_control_or_finder_trains_counts_for_its_own_seed_and_level(tmp_path: Path) -> None:
+    """Another seed's level that is ready, here because it was before, takes none of it away."""
+    options = ["levels=2", "finder=evolve", *FINDERS["evolve"], "baseline=[small_dense]"]
+    for seeds in ("[0]", "[0,1]"):
+        run = prepared(tmp_path, *options, f"seeds={seeds}", "store.keep_tensors=masks")
+        seen = Seen()
+        run.sink["seen"] = seen
+        conduct(run, None, report=False)
+        done = [row["done"] for row in seen.rows]
+        assert done == sorted(done) and done[-1] < seen.rows[0]["of"]
+        preludes = {(r["seed"], r["level"]) for r in seen.rows if r["variant"] == "prelude"}
+        assert preludes == {(int(seeds[-2]), 1), (int(seeds[-2]), 2)}
