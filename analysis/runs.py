@@ -12,6 +12,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -175,14 +176,15 @@ def _delete(store: Path, options: argparse.Namespace) -> int:
     if not options.yes and not _agreed(f"delete {what}? [y/N] "):
         print("nothing was deleted")
         return 0
-    # Only now: a process that is at work refers to a Training some time after it has found it.
-    working = [f.run_id for f in runs(store) if not f.idle()]
-    if working:
-        names = ", ".join(working)
-        print(f"nothing was deleted: some process is at work on run {names}", file=sys.stderr)
-        return 1
-    kept = set(trainings) - set(unreferenced(store, leaving))
-    busy = [*kept, *remove(store, leaving, [i for i in trainings if i not in kept])]
+    with ExitStack() as locks:
+        # Only now: a process that is at work refers to a Training some time after it has found it.
+        working = [f.run_id for f in runs(store) if not locks.enter_context(f.alone())]
+        if working:
+            names = ", ".join(working)
+            print(f"nothing was deleted: some process is at work on run {names}", file=sys.stderr)
+            return 1
+        kept = set(trainings) - set(unreferenced(store, leaving))
+        busy = [*kept, *remove(store, leaving, [i for i in trainings if i not in kept])]
     print(f"deleted {what}" + (f"; {len(busy)} trainings are in use and stay" if busy else ""))
     return 1 if busy else 0
 

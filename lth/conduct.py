@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -76,21 +77,23 @@ def _conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | Non
     _check_engine(run, search)
     store: FileStore = run.store
     folder = RunFolder(store.root, run.run_id)
-    try:
-        ahead = plan(run, search, folder, store)
-        _begin(run, search, folder, raw.digest, experiment, sweep)
-    except OSError as error:
-        raise ConfigError(
-            [
-                f"store.root: got {str(store.root)!r}, allowed: a folder that can be written "
-                f"({error.strerror})"
-            ]
-        ) from None
-    with folder.at_work():
+    with ExitStack() as at_work:
+        try:
+            ahead = plan(run, search, folder, store)
+            at_work.enter_context(folder.at_work())
+            _begin(run, search, folder, raw.digest, experiment, sweep)
+        except OSError as error:
+            raise ConfigError(
+                [
+                    f"store.root: got {str(store.root)!r}, allowed: a folder that can be written "
+                    f"({error.strerror})"
+                ]
+            ) from None
         _work(run, search, folder, ahead, experiment, sweep, report=report)
-    if folder.idle():
-        # Others that share the run still read what this would remove; the last of them does it.
-        thin(store, folder, store.keep_tensors)
+    with folder.alone() as alone:
+        if alone:
+            # Others that share the run still read what this removes; the last of them does it.
+            thin(store, folder, store.keep_tensors)
 
 
 def _work(

@@ -100,12 +100,9 @@ class RunFolder:
         """Held while a process adds to the run: what it found may have no reference yet."""
         return locked(self._in_use, wait=True, shared=True)
 
-    def idle(self) -> bool:
-        """Whether no process is ``at_work``."""
-        if not self._in_use.exists():
-            return True
-        with locked(self._in_use, wait=False) as alone:
-            return alone
+    def alone(self) -> AbstractContextManager[bool]:
+        """Gives whether no process is ``at_work``, and keeps it so: others wait to begin."""
+        return locked(self._in_use, wait=False)
 
     @property
     def _in_use(self) -> Path:

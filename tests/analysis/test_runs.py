@@ -131,6 +131,20 @@ def test_nothing_is_deleted_while_a_run_is_at_work(
     assert len(ids(store)) == 12
 
 
+def test_no_run_begins_while_something_is_deleted(
+    store: Path, small_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(*arguments: Any) -> list[str]:
+        with RunFolder(store, small_run.run_id).alone() as alone:
+            assert not alone
+        return removed(*arguments)
+
+    removed = command.remove
+    monkeypatch.setattr(command, "remove", remove)
+    assert command.main([str(store), "--delete", "0123456789abcdef", "--yes"]) == 0
+    assert [f.run_id for f in runs(store)] == [small_run.run_id]
+
+
 def test_what_is_referred_to_while_it_asks_stays(
     store: Path, small_run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

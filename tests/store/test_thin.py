@@ -128,6 +128,27 @@ def test_what_shares_the_run_still_reads_what_would_go(tmp_path: Path) -> None:
     assert dropped()
 
 
+def test_nobody_begins_while_states_go_and_whoever_begins_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def begin(folder: RunFolder, *arguments: Any) -> None:
+        with folder.alone() as alone:
+            called.append(("begin", alone))
+        noted(folder, *arguments)
+
+    def thin(store: FileStore, folder: RunFolder, keep_tensors: str) -> None:
+        with folder.alone() as alone:
+            called.append(("thin", alone))
+
+    noted = RunFolder.begin
+    monkeypatch.setattr(RunFolder, "begin", begin)
+    monkeypatch.setattr("lth.conduct.thin", thin)
+    run(tmp_path, "levels=0", "store.keep_tensors=masks")
+    assert called == [("begin", False), ("thin", False)]
+
+
 def test_faults() -> None:
     with pytest.raises(ValueError, match="keep_tensors: got 'some', allowed: all, masks, last"):
         FileStore("x", keep_tensors="some")
