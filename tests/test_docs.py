@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from lth.stream import generator
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -21,9 +25,14 @@ def test_library_blocks_run_one_after_another(
     assert len(runnable) >= 4
     names: dict[str, object] = {"__name__": "docs"}
     for block in runnable:
-        exec(compile(block, "docs/library.md", "exec"), names)
+        exec(compile(block, "docs/library.md", "exec", dont_inherit=True), names)
     distance = float(capsys.readouterr().out.split(" apart")[0].split()[-1])
     assert distance > 0
+    ticket: Any = names["ticket"]
+    flipped: Any = names["Flipped"]
+    given = SimpleNamespace(stream=lambda *purpose: generator("docs", *purpose))
+    control = flipped()(ticket, given)
+    assert control.mask is ticket.mask and control.id != ticket.id
     # The same experiment again trains nothing.
     trained: list[object] = []
     names["workshop"].committed = lambda training, stored: trained.append(training)  # type: ignore[attr-defined]
