@@ -319,7 +319,7 @@ class NoLayer(nn.Module):
         (Unused, (), "whose extra.weight gets no gradient, allowed: Linear and Conv layers that"),
         (Two, (), "with outputs of shape tuple for two images, allowed: [2, 10] (one score per"),
         (Asserting, (), "allowed: a network that takes images of shape [1, 8, 8] (three colours)"),
-        (NoLayer, (), "model: NoLayer has no Linear or Conv layer to prune"),
+        (NoLayer, (), "allowed: another (NoLayer has no Linear or Conv layer to prune)"),
         (Shared, ("finder=edge_popup",), "finder: got edge_popup, allowed: one that trains weig"),
         (Shared, ("finder=supermask",), "finder: got supermask, allowed: one that trains weights"),
         (Shared, ("granularity=units",), "units cannot be followed through weights that several"),

@@ -130,6 +130,10 @@ class DDP:
         else:
             self._follow(tasks, runtime)
         if dist.is_initialized():
+            if dist.get_backend() == "gloo":
+                # Its threads may still hold a tensor of the last message; a process that ends
+                # meanwhile is aborted. This message has none.
+                dist.barrier()
             dist.destroy_process_group()
 
     def _follow(self, tasks: Callable[[], Iterable[Task]], runtime: Runtime) -> None:
