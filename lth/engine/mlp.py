@@ -17,6 +17,7 @@ from lth.engine.perceptrons import Perceptrons
 from lth.option import at_least
 from lth.protocol import Event, Result, Resume
 from lth.runtime import Runtime
+from lth.spec import Json
 from lth.training import Training
 
 CACHED = 300_000
@@ -30,10 +31,11 @@ More of them are slower than one after another, because every update walks all o
 class MLP:
     """Trains Linear-ReLU networks by hand-written forward and backward passes.
 
-    The survivors of a cohort are one vector for the optimizer, and its networks
-    share the gathering of the data that they all see; a layer whose density is at most
-    ``sparse_below`` is computed by sparse products, else by dense ones. A
-    Training's numbers do not depend on who shares its cohort. Up to ``cohort``
+    The survivors of a cohort are one vector for the optimizer. Inputs and units
+    that cannot matter are left out (``living``); a layer whose density between the
+    others is at most ``sparse_below`` is computed by sparse products, else by dense
+    ones. Sparse layers of a cohort are one product: its networks see the same data.
+    A Training's numbers do not depend on who shares its cohort. Up to ``cohort``
     Trainings of a seed advance together, fewer where they are dense. Refused: other
     networks, devices and precisions.
     """
@@ -79,6 +81,7 @@ class MLP:
             resume=resume,
             runtime=runtime,
             gather=lambda training: partial(Perceptrons, sparse_below=self.sparse_below),
+            in_common=_in_common,
             parts=self._parts,
         )
 
@@ -99,6 +102,12 @@ class MLP:
             parts[-1].append(live)
             size += own
         return parts
+
+
+def _in_common(training: Training) -> Json:
+    """The depth, and what the loss is."""
+    layers = [n for n in training.start.weights if n.rpartition(".")[2] == "weight"]
+    return [len(layers), training.label_smoothing]
 
 
 def refusal(training: Training, runtime: Runtime) -> str | None:

@@ -4,20 +4,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lth.dataset.task import Split, in_chunks
 from lth.engine.batches import Batches
+from lth.engine.living import living
 from lth.engine.lockstep import Live
 from lth.engine.network import CHUNK
-from lth.engine.packed import Cohort, Dense, Layer, Packed, Sparse, partial
-from lth.types import TrainState, Weights
+from lth.engine.rules import rule
+from lth.engine.stage import Block, Images, Look, Rows, Source, Stage, place
+from lth.engine.vector import Part, Plan, Vector, total_norm
+from lth.optimizer import base_rate, load_slots_, set_rate, slots
+from lth.types import TrainState
 
 CPU = torch.device("cpu")
 CACHED = 64 * 2**20
 """Bytes of a split up to which it is gathered once for all evaluations of a cohort."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A Linear layer of one network: its masks, and which units below and of it live."""
+
+    weight: str
+    bias: str | None
+    kept: Tensor
+    bias_kept: Tensor | None
+    columns: Tensor
+    rows: Tensor
+
+    def block(self, sparse_below: float) -> Block:
+        """What is computed of it: by sparse products where at most so much of that is kept."""
+        kept = self.kept[self.rows][:, self.columns]
+        density = float(kept.float().mean()) if kept.numel() else 1.0
+        bias = None if self.bias_kept is None else self.bias_kept[self.rows]
+        return Block(kept, bias, self.columns, sparse=density < 1 and density <= sparse_below)
+
+    def places(self, weights: slice, biases: slice | None, plan: Plan) -> dict[str, Part]:
+        """Where the survivors lie: the living as said, the others where the plan goes on."""
+        inner = torch.zeros_like(self.kept)
+        inner[self.rows[:, None], self.columns] = True
+        found = {self.weight: _part(self.kept, self.kept & inner, weights, plan)}
+        if self.bias is not None:
+            assert self.bias_kept is not None and biases is not None
+            alive = torch.zeros_like(self.bias_kept)
+            alive[self.rows] = True
+            found[self.bias] = _part(self.bias_kept, alive, biases, plan)
+        return found
+
+
+def _part(kept: Tensor, live: Tensor, place: slice, plan: Plan) -> Part:
+    """``live`` elements at ``place``, where pruned ones among them are zero."""
+    if bool(live.all()):
+        return Part(kept.shape, place, slice(0, 0), None)
+    idle = (kept & ~live).flatten().nonzero().flatten()
+    index = torch.cat([live.flatten().nonzero().flatten(), idle])
+    return Part(kept.shape, place, plan.take(len(idle)), index)
 
 
 class Perceptrons:
@@ -25,120 +71,183 @@ class Perceptrons:
 
     def __init__(self, lives: Sequence[Live], sparse_below: float) -> None:
         self._lives = lives
-        self._layers: list[list[Layer]] = []
-        shapes = [
-            {n: (p.shape, partial(live.mask, n)) for n, p in live.network.parameters.items()}
-            for live in lives
+        networks = [_layers(live) for live in lives]
+        plan, places, blocks, rows = Plan(), [], [], []
+        for layers in zip(*networks, strict=True):
+            own = [layer.block(sparse_below) for layer in layers]
+            blocks.append(own)
+            rows.append(Rows([len(b.kept) for b in own]))
+            places.append(place(own, rows[-1], plan))
+        self._parts: list[dict[str, Part]] = []
+        for index, network in enumerate(networks):
+            parts: dict[str, Part] = {}
+            for layer, where, lie in zip(network, places, rows, strict=True):
+                parts |= layer.places(where.weights[index], where.bias(lie, index), plan)
+            self._parts.append(parts)
+        self._vector = Vector(plan.size)
+        for index, live in enumerate(lives):
+            self._load(index, live.start)
+        self._images = Images(blocks[0], networks[0][0].kept.shape[1])
+        sources: list[Source] = [self._images, *rows[:-1]]
+        self.stages = [
+            Stage(*own, self._vector) for own in zip(blocks, sources, rows, places, strict=True)
         ]
-        self.cohort = Cohort([live.training for live in lives], [v.start for v in lives], shapes)
-        scratch: dict[torch.Size, Tensor] = {}
-        for packed in self.cohort.packed:
-            self._layers.append(_layers(packed, sparse_below, scratch))
-        self._batches = Batches(lives[0].training, CPU)
-        self._gathered: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        training = lives[0].training
+        self._optimizer = rule(training.optimizer, self._vector)
+        self._base_rate = base_rate(training.optimizer)
+        self._load_slots([live.start for live in lives])
+        self._batches = Batches(training, CPU)
+        self._classes = torch.arange(training.task.num_classes).unsqueeze(1)
+        self._dz = torch.zeros(0, 0)
+        self._gathered: dict[int, list[tuple[Look, Tensor, Tensor]]] = {}
+
+    def _load(self, index: int, state: TrainState) -> None:
+        for name, part in self._parts[index].items():
+            part.write(self._vector.values.data, state.weights[name])
+
+    def _load_slots(self, states: Sequence[TrainState]) -> None:
+        """Pack saved slots, parameter by parameter; counters are the same in a cohort."""
+        merged: dict[str, Tensor] = {}
+        for key, value in (states[0].optimizer or {}).items():
+            own = value if value.ndim == 0 else torch.zeros_like(self._vector.values.data)
+            merged.setdefault(f"values/{key.rpartition('/')[2]}", own)
+        for parts, state in zip(self._parts, states, strict=True):
+            for key, value in (state.optimizer or {}).items():
+                name, _, slot = key.rpartition("/")
+                if value.ndim:
+                    parts[name].write(merged[f"values/{slot}"], value)
+        load_slots_(self._optimizer, self._vector, merged)
 
     @torch.no_grad()
     def advance(self, stop: int) -> None:
         """Update every network until step ``stop``."""
-        cohort, first = self.cohort, self._lives[0]
+        first = self._lives[0]
+        losses = torch.stack([live.loss_sum for live in self._lives])
         for step in range(first.step, stop):
-            batch, y = self._batches(step)
-            x, rows = self._turned(batch), torch.arange(len(y))
-            for index, live in enumerate(self._lives):
-                self._pass(index, live, x, y, rows)
-            cohort.set_rate(first.training.learning_rate(step))
-            cohort.optimizer.step()
-            for layers in self._layers:
-                for layer in layers:
-                    layer.spread()
-        for live in self._lives:
+            x, y = self._batches(step)
+            losses += self._gradients(x, y)
+            set_rate(self._optimizer, self._base_rate * first.training.learning_rate(step))
+            self._optimizer.step()
+            for stage in self.stages:
+                stage.spread()
+        for live, loss in zip(self._lives, losses, strict=True):
+            live.loss_sum.copy_(loss)
+            live.loss_count += stop - live.step
             live.step = stop
 
     def state(self, index: int, *, optimizer: bool) -> TrainState:
         return TrainState(
             step=self._lives[index].step,
-            weights=self.cohort.weights(index),
+            weights={n: p.read(self._vector.values.data) for n, p in self._parts[index].items()},
             buffers={},
-            optimizer=self.cohort.slots(index) if optimizer else None,
+            optimizer=self._slots(index) if optimizer else None,
         )
 
-    def _turned(self, x: Tensor) -> Tensor:
-        """(features, examples): contiguous where a sparse first layer wants it so."""
-        turned = x.flatten(1).t()
-        wanted = any(layers[0].wants_contiguous for layers in self._layers)
-        return turned.contiguous() if wanted else turned
+    def _slots(self, index: int) -> dict[str, Tensor]:
+        """A network's optimizer slots as any engine keeps them (copies)."""
+        known = slots(self._optimizer, self._vector)
+        return {
+            f"{name}/{key.rpartition('/')[2]}": value.clone()
+            if value.ndim == 0
+            else part.read(value)
+            for name, part in self._parts[index].items()
+            for key, value in known.items()
+        }
 
-    def _pass(self, index: int, live: Live, x: Tensor, y: Tensor, rows: Tensor) -> None:
-        """One forward and backward pass; the gradients go into the vector."""
-        layers, inputs = self._layers[index], [x]
-        for layer in layers[:-1]:
-            inputs.append(layer.forward(inputs[-1]).relu_())
-        logs = torch.log_softmax(layers[-1].forward(inputs[-1]), 0)
-        smoothing = live.training.label_smoothing
-        loss = -logs[y, rows].mean() * (1 - smoothing)
+    def _gradients(self, x: Tensor, y: Tensor) -> Tensor:
+        """One forward and backward pass of all: gradients into the vector; losses (networks,)."""
+        activations: Any = self._images.look(x)
+        inputs = []
+        for stage in self.stages:
+            out, read = stage.forward(activations, len(y))
+            inputs.append((stage, activations, read))
+            activations = out if stage is self.stages[-1] else out.relu_()
+        dz, losses = self._loss(out, y)
+        for stage, below, read in reversed(inputs):
+            stage.backward(dz, read)
+            if stage is not self.stages[0]:
+                dz = stage.input_gradient(dz)
+                torch.ops.aten.threshold_backward.grad_input(dz, below, 0, grad_input=dz)
+        self._clip()
+        return losses
+
+    def _loss(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Its gradient by the outputs, laid out as they are, and the cross-entropy (networks,)."""
+        smoothing = self._lives[0].training.label_smoothing
+        classes, size = len(self._classes), len(y)
+        if self._dz.shape != outputs.shape:
+            self._dz = torch.zeros_like(outputs)
+        logs = _by_network(outputs, len(self._lives))[:, :classes].log_softmax(1)
+        losses = -logs[:, y, torch.arange(size)].mean(1) * (1 - smoothing)
+        target = (self._classes == y).float()
         if smoothing:
-            loss -= logs.mean() * smoothing
-        dz = logs.exp_()
-        dz[y, rows] -= 1 - smoothing
-        if smoothing:
-            dz -= smoothing / len(dz)
-        dz /= len(y)
-        for depth in range(len(layers) - 1, -1, -1):
-            layers[depth].backward(dz, inputs[depth])
-            if depth:
-                dz = layers[depth].input_gradient(dz)
-                torch.ops.aten.threshold_backward.grad_input(dz, inputs[depth], 0, grad_input=dz)
-        if live.training.grad_clip is not None:
-            own = self.cohort.gradient_part(index)
-            norm = torch.linalg.vector_norm(own)
-            own *= (live.training.grad_clip / (norm + 1e-6)).clamp_max_(1.0)
-        live.loss_sum += loss
-        live.loss_count += 1
+            losses -= logs.mean((1, 2)) * smoothing
+            target = target * (1 - smoothing) + smoothing / classes
+        dz = _by_network(self._dz, len(self._lives))[:, :classes]
+        torch.sub(logs.exp_(), target, out=dz)
+        self._dz.div_(size)
+        return self._dz, losses
+
+    def _clip(self) -> None:
+        for index, live in enumerate(self._lives):
+            limit = live.training.grad_clip
+            if limit is not None:
+                own = [g for stage in self.stages for g in stage.gradients(index)]
+                scale = (limit / (total_norm(own) + 1e-6)).clamp_max_(1.0)
+                for gradient in own:
+                    gradient *= scale
 
     @torch.no_grad()
     def evaluate(self, index: int, split: Split, state: TrainState | None) -> tuple[Tensor, Tensor]:
         """Per-example loss and class of one network, as it is or in another state."""
         if state is not None:
-            now = self.cohort.weights(index)
-            self._set(index, state.weights)
+            now = self.state(index, optimizer=False)
+            self._set(index, state)
             result = self.evaluate(index, split, None)
             self._set(index, now)
             return result
         losses, classes = [], []
-        for x, y, rows in self._examples(split):
-            for layer in self._layers[index][:-1]:
-                x = layer.forward(x).relu_()
-            logs = torch.log_softmax(self._layers[index][-1].forward(x), 0)
+        for look, y, rows in self._examples(split):
+            z = self.stages[0].alone(index, look)
+            for stage in self.stages[1:]:
+                z = stage.alone(index, z.relu_())
+            logs = torch.log_softmax(z, 0)
             losses.append(-logs[y, rows])
             classes.append(logs.argmax(0))
         return torch.cat(losses), torch.cat(classes)
 
-    def _set(self, index: int, weights: Weights) -> None:
-        for name, own in self.cohort.packed[index].items():
-            own.load(weights[name])
+    def _set(self, index: int, state: TrainState) -> None:
+        self._load(index, state)
+        for stage in self.stages:
+            stage.spread()
 
-    def _examples(self, split: Split) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+    def _examples(self, split: Split) -> Iterable[tuple[Look, Tensor, Tensor]]:
         if id(split) in self._gathered:
             return self._gathered[id(split)]
-        chunks = ((self._turned(x), y, torch.arange(len(y))) for x, y in in_chunks(split, CHUNK))
+        chunks = (
+            (self._images.look(x), y, torch.arange(len(y))) for x, y in in_chunks(split, CHUNK)
+        )
         if 4 * len(split) * math.prod(self._lives[0].training.task.input_shape) > CACHED:
             return chunks
         self._gathered[id(split)] = list(chunks)
         return self._gathered[id(split)]
 
 
-def _layers(
-    packed: Mapping[str, Packed],
-    sparse_below: float,
-    scratch: dict[torch.Size, Tensor],
-) -> list[Layer]:
-    found: list[Layer] = []
-    for name in (n for n in packed if n.rpartition(".")[2] == "weight"):
-        weight, bias = packed[name], packed.get(f"{name.rpartition('.')[0]}.bias".lstrip("."))
-        shape = weight.dense.shape
-        density = weight.values.numel() / shape.numel()
-        if weight.kept is not None and density <= sparse_below:
-            found.append(Sparse(weight, bias, first=not found))
-        else:
-            found.append(Dense(weight, bias, scratch.setdefault(shape, torch.empty(shape))))
-    return found
+def _by_network(rows: Tensor, networks: int) -> Tensor:
+    return rows.view(networks, -1, rows.shape[1])
+
+
+def _layers(live: Live) -> list[Layer]:
+    """The layers of one network in their order, and what lives of them."""
+    parameters: Mapping[str, Tensor] = live.network.parameters
+    kept = {
+        n: live.mask.get(n, torch.ones(p.shape, dtype=torch.bool)) for n, p in parameters.items()
+    }
+    weights = [n for n in kept if n.rpartition(".")[2] == "weight"]
+    biases = [f"{n.rpartition('.')[0]}.bias".lstrip(".") for n in weights]
+    units = living([kept[n] for n in weights], [kept.get(n) for n in biases])
+    alive = [u.nonzero().flatten() for u in units]
+    return [
+        Layer(w, b if b in kept else None, kept[w], kept.get(b), alive[i], alive[i + 1])
+        for i, (w, b) in enumerate(zip(weights, biases, strict=True))
+    ]

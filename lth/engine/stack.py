@@ -13,7 +13,7 @@ from lth.dataset.task import Split
 from lth.engine.batches import Batches, batch_key
 from lth.engine.lockstep import Live
 from lth.engine.network import CHUNK
-from lth.engine.packed import ALIGN
+from lth.engine.vector import ALIGN
 from lth.optimizer import base_rate, build_optimizer, load_slots_, set_rate, slots
 from lth.types import TrainState
 
