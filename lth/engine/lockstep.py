@@ -240,16 +240,14 @@ def run(members: Sequence[Live], gather: Gather) -> None:
     for stop in (s for s in sorted({*stops, last}) if s <= last):
         began = time.perf_counter()
         together.advance(stop)
-        share = (time.perf_counter() - began) / len(active)
+        _share(began, active)
         changed: dict[int, Change] = {}
         ended = []
+        began = time.perf_counter()
         for index, live in enumerate(active):
-            began = time.perf_counter()
-            live.record.seconds += share
-            stopped = _happen(live, stop, due[id(live)], index, changed)
-            live.record.seconds += time.perf_counter() - began
-            if stopped:
+            if _happen(live, stop, due[id(live)], index, changed):
                 ended.append(live)
+        _share(began, active)  # what one asks for may be found for all
         if ended or changed:
             states = [live.state(optimizer=True) for live in active]
             for index, live in enumerate(active):
@@ -262,6 +260,13 @@ def run(members: Sequence[Live], gather: Gather) -> None:
         if live.record.status == "running":
             live.record.status = "done"
         live.pause(live.state(optimizer=True), None)
+
+
+def _share(began: float, lives: Sequence[Live]) -> None:
+    """Note the time since then, in equal parts."""
+    each = (time.perf_counter() - began) / len(lives)
+    for live in lives:
+        live.record.seconds += each
 
 
 def _bound(lives: Sequence[Live], gather: Gather) -> Together:

@@ -99,7 +99,9 @@ class Perceptrons:
         self._batches = Batches(training, CPU)
         self._classes = torch.arange(training.task.num_classes).unsqueeze(1)
         self._dz = torch.zeros(0, 0)
-        self._gathered: dict[int, list[tuple[Look, Tensor, Tensor]]] = {}
+        # By the id of a split, which is held so that no other gets it.
+        self._gathered: dict[int, tuple[Split, list[tuple[Look, Tensor]]]] = {}
+        self._evaluated: dict[int, tuple[Split, list[tuple[Tensor, Tensor]]]] = {}
 
     def _load(self, index: int, state: TrainState) -> None:
         for name, part in self._parts[index].items():
@@ -122,6 +124,7 @@ class Perceptrons:
     def advance(self, stop: int) -> None:
         """Update every network until step ``stop``."""
         first = self._lives[0]
+        self._evaluated.clear()
         losses = torch.stack([live.loss_sum for live in self._lives])
         for step in range(first.step, stop):
             x, y = self._batches(step)
@@ -199,38 +202,47 @@ class Perceptrons:
 
     @torch.no_grad()
     def evaluate(self, index: int, split: Split, state: TrainState | None) -> tuple[Tensor, Tensor]:
-        """Per-example loss and class of one network, as it is or in another state."""
-        if state is not None:
-            now = self.state(index, optimizer=False)
-            self._set(index, state)
-            result = self.evaluate(index, split, None)
-            self._set(index, now)
-            return result
-        losses, classes = [], []
-        for look, y, rows in self._examples(split):
-            z = self.stages[0].alone(index, look)
-            for stage in self.stages[1:]:
-                z = stage.alone(index, z.relu_())
-            logs = torch.log_softmax(z, 0)
-            losses.append(-logs[y, rows])
-            classes.append(logs.argmax(0))
-        return torch.cat(losses), torch.cat(classes)
+        """Per-example loss and class of one network, as it is or in another state.
+
+        As they are, all networks are evaluated at once: images are gathered for all of them.
+        """
+        if state is None:
+            if id(split) not in self._evaluated:
+                results = self._evaluate(split, range(len(self._lives)))
+                self._evaluated[id(split)] = split, results
+            return self._evaluated[id(split)][1][index]
+        now = self.state(index, optimizer=False)
+        self._set(index, state)
+        (result,) = self._evaluate(split, [index])
+        self._set(index, now)
+        return result
+
+    def _evaluate(self, split: Split, networks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in networks]
+        for look, y in self._examples(split):
+            rows = torch.arange(len(y))
+            for index, own in zip(networks, found, strict=True):
+                z = self.stages[0].alone(index, look)
+                for stage in self.stages[1:]:
+                    z = stage.alone(index, z.relu_())
+                logs = torch.log_softmax(z, 0)
+                own.append((-logs[y, rows], logs.argmax(0)))
+        whole = [[torch.cat(part) for part in zip(*own, strict=True)] for own in found]
+        return [(losses, classes) for losses, classes in whole]
 
     def _set(self, index: int, state: TrainState) -> None:
         self._load(index, state)
         for stage in self.stages:
             stage.spread()
 
-    def _examples(self, split: Split) -> Iterable[tuple[Look, Tensor, Tensor]]:
+    def _examples(self, split: Split) -> Iterable[tuple[Look, Tensor]]:
         if id(split) in self._gathered:
-            return self._gathered[id(split)]
-        chunks = (
-            (self._images.look(x), y, torch.arange(len(y))) for x, y in in_chunks(split, CHUNK)
-        )
+            return self._gathered[id(split)][1]
+        chunks = ((self._images.look(x), y) for x, y in in_chunks(split, CHUNK))
         if 4 * len(split) * math.prod(self._lives[0].training.task.input_shape) > CACHED:
             return chunks
-        self._gathered[id(split)] = list(chunks)
-        return self._gathered[id(split)]
+        self._gathered[id(split)] = split, list(chunks)
+        return self._gathered[id(split)][1]
 
 
 def _by_network(rows: Tensor, networks: int) -> Tensor:
