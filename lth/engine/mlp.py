@@ -8,9 +8,8 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lth import mask as masks
 from lth.engine import lockstep
 from lth.engine.batches import batch_key
 from lth.engine.perceptrons import Perceptrons
@@ -21,7 +20,7 @@ from lth.spec import Json
 from lth.training import Training
 
 CACHED = 300_000
-"""Survivors that advance together: with gradient and Adam's slots 16 bytes each, some 5 MB.
+"""Values that advance together: with gradient and Adam's slots 16 bytes each, some 5 MB.
 
 More of them are slower than one after another, because every update walks all of them.
 """
@@ -40,7 +39,7 @@ class MLP:
     networks, devices and precisions.
     """
 
-    sparse_below: float = 0.25
+    sparse_below: float = 0.3
     cohort: int = 6
 
     def __post_init__(self) -> None:
@@ -86,14 +85,14 @@ class MLP:
         )
 
     def _parts(self, lives: Sequence[lockstep.Live]) -> list[list[lockstep.Live]]:
-        """Neighbours that see the same data, whose survivors fit the cache together.
+        """Neighbours that see the same data, whose values fit the cache together.
 
         At most ``cohort`` of them. Batches of several seeds would only drive each other out.
         """
         parts: list[list[lockstep.Live]] = [[]]
         size, data = 0, None
         for live in lives:
-            own = masks.remaining(live.mask)
+            own = sum(map(self._held, live.mask.values()))
             before, data = data, batch_key(live.training)
             full = len(parts[-1]) == self.cohort or size + own > CACHED
             if parts[-1] and (full or data != before):
@@ -102,6 +101,11 @@ class MLP:
             parts[-1].append(live)
             size += own
         return parts
+
+    def _held(self, kept: Tensor) -> int:
+        """About how many values of a parameter its network holds."""
+        survivors = int(kept.sum())
+        return survivors if survivors <= self.sparse_below * kept.numel() else kept.numel()
 
 
 def _in_common(training: Training) -> Json:

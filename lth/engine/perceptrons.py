@@ -44,11 +44,14 @@ class Layer:
         bias = None if self.bias_kept is None else self.bias_kept[self.rows]
         return Block(kept, bias, self.columns, sparse=density < 1 and density <= sparse_below)
 
-    def places(self, weights: slice, biases: slice | None, plan: Plan) -> dict[str, Part]:
+    def parts(
+        self, block: Block, weights: slice, biases: slice | None, plan: Plan
+    ) -> dict[str, Part]:
         """Where the survivors lie: the living as said, the others where the plan goes on."""
         inner = torch.zeros_like(self.kept)
         inner[self.rows[:, None], self.columns] = True
-        found = {self.weight: _part(self.kept, self.kept & inner, weights, plan)}
+        held = self.kept & inner if block.sparse else inner
+        found = {self.weight: _part(self.kept, held, weights, plan)}
         if self.bias is not None:
             assert self.bias_kept is not None and biases is not None
             alive = torch.zeros_like(self.bias_kept)
@@ -57,12 +60,12 @@ class Layer:
         return found
 
 
-def _part(kept: Tensor, live: Tensor, place: slice, plan: Plan) -> Part:
-    """``live`` elements at ``place``, where pruned ones among them are zero."""
-    if bool(live.all()):
+def _part(kept: Tensor, held: Tensor, place: slice, plan: Plan) -> Part:
+    """Elements that are ``held`` at ``place``, and what else is kept."""
+    if bool(held.all()):
         return Part(kept.shape, place, slice(0, 0), None)
-    idle = (kept & ~live).flatten().nonzero().flatten()
-    index = torch.cat([live.flatten().nonzero().flatten(), idle])
+    idle = (kept & ~held).flatten().nonzero().flatten()
+    index = torch.cat([held.flatten().nonzero().flatten(), idle])
     return Part(kept.shape, place, plan.take(len(idle)), index)
 
 
@@ -81,8 +84,8 @@ class Perceptrons:
         self._parts: list[dict[str, Part]] = []
         for index, network in enumerate(networks):
             parts: dict[str, Part] = {}
-            for layer, where, lie in zip(network, places, rows, strict=True):
-                parts |= layer.places(where.weights[index], where.bias(lie, index), plan)
+            for layer, own, where, lie in zip(network, blocks, places, rows, strict=True):
+                parts |= layer.parts(own[index], where.weights[index], where.bias(lie, index), plan)
             self._parts.append(parts)
         self._vector = Vector(plan.size)
         for index, live in enumerate(lives):
@@ -131,8 +134,6 @@ class Perceptrons:
             losses += self._gradients(x, y)
             set_rate(self._optimizer, self._base_rate * first.training.learning_rate(step))
             self._optimizer.step()
-            for stage in self.stages:
-                stage.spread()
         for live, loss in zip(self._lives, losses, strict=True):
             live.loss_sum.copy_(loss)
             live.loss_count += stop - live.step
@@ -212,9 +213,9 @@ class Perceptrons:
                 self._evaluated[id(split)] = split, results
             return self._evaluated[id(split)][1][index]
         now = self.state(index, optimizer=False)
-        self._set(index, state)
+        self._load(index, state)
         (result,) = self._evaluate(split, [index])
-        self._set(index, now)
+        self._load(index, now)
         return result
 
     def _evaluate(self, split: Split, networks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
@@ -229,11 +230,6 @@ class Perceptrons:
                 own.append((-logs[y, rows], logs.argmax(0)))
         whole = [[torch.cat(part) for part in zip(*own, strict=True)] for own in found]
         return [(losses, classes) for losses, classes in whole]
-
-    def _set(self, index: int, state: TrainState) -> None:
-        self._load(index, state)
-        for stage in self.stages:
-            stage.spread()
 
     def _examples(self, split: Split) -> Iterable[tuple[Look, Tensor]]:
         if id(split) in self._gathered:

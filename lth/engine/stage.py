@@ -31,6 +31,11 @@ class Block:
     columns: Tensor
     sparse: bool
 
+    @property
+    def size(self) -> int:
+        """How many values the vector holds of its weights."""
+        return int(self.kept.sum()) if self.sparse else self.kept.numel()
+
 
 @dataclass(frozen=True)
 class Run:
@@ -151,7 +156,7 @@ def place(blocks: Sequence[Block], rows: Rows, plan: Plan) -> Places:
     weights: list[slice] = []
     for run in runs(blocks):
         plan.align()
-        weights += [plan.take(int(blocks[i].kept.sum())) for i in run.members]
+        weights += [plan.take(blocks[i].size) for i in run.members]
     plan.align()
     biased = any(block.bias is not None for block in blocks)
     return Places(weights, plan.take(rows.height) if biased else None)
@@ -229,11 +234,6 @@ class Stage:
         for run, span, products in self._runs:
             products.input_gradient(dz[span], out=self._down[below.span(run)])
         return self._down
-
-    def spread(self) -> None:
-        """After the optimizer moved the vector."""
-        for _, _, products in self._runs:
-            products.spread()
 
     def gradients(self, index: int) -> list[Tensor]:
         """A network's parts of the gradient."""

@@ -1,8 +1,9 @@
-"""The values of several networks in one vector, survivors only.
+"""The values of several networks in one vector.
 
-The optimizer sees that one vector: it neither moves nor remembers anything for a
-pruned weight. The vector holds whole numbers of ALIGN values, so that every
-element goes through the same vector instructions whoever shares the cohort.
+The optimizer sees that one vector. Of sparse layers it holds the survivors only,
+so nothing is moved or remembered for a pruned weight. It holds whole numbers of
+ALIGN values, so that every element goes through the same vector instructions
+whoever shares the cohort.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ class Vector(nn.Module):
 class Part:
     """Where one parameter of one network lies in a vector.
 
-    ``index`` says which elements of the parameter, flattened, are kept: first
-    those at ``live``, which get gradients, then those at ``idle``, which cannot
-    matter to any loss, and which the optimizer moves all the same. None: all of
-    them in their order, at ``live``.
+    ``index`` says which elements of the parameter, flattened, are held (the
+    others are pruned): first those at ``live``, which get gradients, then those
+    at ``idle``, which cannot matter to any loss, and which the optimizer moves
+    all the same. None: all of them in their order, at ``live``.
     """
 
     shape: torch.Size
