@@ -54,7 +54,7 @@ class Setup:
     batch: int
     optimizer: Any
     model: Any = LeNet300100
-    densities: tuple[float, ...] = (1.0, 0.2, 0.05, 0.02, 0.015)
+    densities: tuple[float, ...] = (1.0, 0.2, 0.05, 0.02, 0.015, 0.01)
     cohorts: tuple[int, ...] = (1, 3, 9)
     engine: Any = MLP
     every: int = 1
@@ -72,7 +72,7 @@ SETUPS = (
         source=Digits(),
         batch=60,
         optimizer=ADAM,
-        densities=(1.0, 0.05),
+        densities=(1.0, 0.05, 0.01),
         engine=Stacked,
     ),
     Setup(
@@ -81,10 +81,9 @@ SETUPS = (
         batch=60,
         optimizer=ADAM,
         model=Conv2,
-        densities=(1.0, 0.05),
-        cohorts=(1, 3),
+        densities=(1.0, 0.2, 0.05, 0.02, 0.01),
         engine=Stacked,
-        every=10,
+        every=20,
     ),
     Setup(
         name="ResNet-20, batch 128, SGD",
@@ -92,10 +91,9 @@ SETUPS = (
         batch=128,
         optimizer=MOMENTUM,
         model=ResNet20,
-        densities=(1.0, 0.05),
-        cohorts=(1, 3),
+        densities=(1.0, 0.2, 0.05, 0.02, 0.01),
         engine=Stacked,
-        every=20,
+        every=50,
     ),
 )
 

@@ -42,19 +42,22 @@ def _work(config: Mapping[str, Any]) -> None:
     from lth.complete import Workshop
     from lth.event.checkpoint import Interval
     from lth.prepare import prepare, read_data
+    from lth.tuned import tuned
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         run = build(config)
+        search = prepare(run, read_data(run))
+        dense = search.dense(search.seeds[0])
         workshop = Workshop(
             store=run.store,
-            engine=run.engine,
+            engine=tuned(run.engine, dense, run.runtime, run.store.root),
             runtime=run.runtime,
             checkpoint=Interval.parse(run.root.checkpoint_every),
             say=lambda text: None,
             processes=run.root.workers,
         )
-        for _ in prepare(run, read_data(run)).run(workshop):
+        for _ in search.run(workshop):
             pass
     except KeyboardInterrupt:
         sys.exit(130)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from lth.engine.break_even import BreakEvens
 from lth.engine.loop import Loop
-from lth.engine.mlp import MLP, refusal
+from lth.engine.mlp import MLP, Recall, refusal
 from lth.protocol import Engine, Event, Result, Resume
 from lth.runtime import Runtime
 from lth.training import Training
@@ -23,7 +24,7 @@ class Auto:
     ``sparse_below`` and ``cohort`` are ``mlp``'s.
     """
 
-    sparse_below: float = MLP.sparse_below
+    sparse_below: float | str | BreakEvens = MLP.sparse_below
     cohort: int = MLP.cohort
 
     def __post_init__(self) -> None:
@@ -31,6 +32,13 @@ class Auto:
 
     def _mlp(self) -> MLP:
         return MLP(sparse_below=self.sparse_below, cohort=self.cohort)
+
+    def tuned(self, training: Training, runtime: Runtime, recall: Recall) -> Auto:
+        """See ``MLP.tuned``, where that is what is chosen."""
+        if refusal(training, runtime) is not None:
+            return self
+        mlp = self._mlp().tuned(training, runtime, recall)
+        return replace(self, sparse_below=mlp.sparse_below)
 
     def choose(self, training: Training, runtime: Runtime) -> tuple[Engine, str]:
         """The engine, and why."""

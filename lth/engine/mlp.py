@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lth.engine import lockstep
 from lth.engine.batches import batch_key
+from lth.engine.break_even import MEASURED, BreakEvens
 from lth.engine.perceptrons import Perceptrons
 from lth.option import at_least
 from lth.protocol import Event, Result, Resume
@@ -26,6 +27,10 @@ More of them are slower than one after another, because every update walks all o
 """
 
 
+Recall: TypeAlias = Callable[[Sequence[tuple[int, int, int]]], Mapping[str, float]]
+"""The break-evens, by name, of layers given as (rows, columns, batch)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MLP:
     """Trains Linear-ReLU networks by hand-written forward and backward passes.
@@ -37,15 +42,34 @@ class MLP:
     A Training's numbers do not depend on who shares its cohort. Up to ``cohort``
     Trainings of a seed advance together, fewer where they are dense. Refused: other
     networks, devices and precisions.
+
+    With ``sparse_below=measured`` each layer has its own break-even, which a run
+    measures once (``tuned``) and its store remembers.
     """
 
-    sparse_below: float = 0.3
+    sparse_below: float | str | BreakEvens = 0.3
     cohort: int = 6
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparse_below <= 1:
-            raise ValueError(f"sparse_below: got {self.sparse_below}, allowed: 0 to 1 (a density)")
+        check_sparse_below(self.sparse_below)
         at_least("cohort", self.cohort, 1)
+
+    def tuned(self, training: Training, runtime: Runtime, recall: Recall) -> MLP:
+        """Itself with the break-evens of a Training's layers, as ``recall`` knows them."""
+        if self.sparse_below != MEASURED:
+            return self
+        return replace(self, sparse_below=BreakEvens(recall(_sizes(training))))
+
+    def below(self, shape: Sequence[int], batch: int) -> float:
+        """The density at or below which a layer goes through sparse products."""
+        if isinstance(self.sparse_below, BreakEvens):
+            rows, columns = shape
+            return self.sparse_below.of(rows, columns, batch)
+        if isinstance(self.sparse_below, str):
+            raise ValueError(
+                "sparse_below: got measured, which nothing was, allowed: tuned() first"
+            )
+        return self.sparse_below
 
     def groups(self, cohort: Sequence[Training], runtime: Runtime) -> Sequence[Sequence[Training]]:
         """Neighbours, at most ``cohort`` of them."""
@@ -55,7 +79,7 @@ class MLP:
         """The runtime's and this engine's choices, and the precision."""
         return {
             "engine": "mlp",
-            "sparse_below": self.sparse_below,
+            "sparse_below": _plain(self.sparse_below),
             "precision": training.precision,
             **runtime.numerics(),
         }
@@ -79,7 +103,9 @@ class MLP:
             events=events,
             resume=resume,
             runtime=runtime,
-            gather=lambda training: partial(Perceptrons, sparse_below=self.sparse_below),
+            gather=lambda training: partial(
+                Perceptrons, below=partial(self.below, batch=training.task.batch_size)
+            ),
             in_common=_in_common,
             parts=self._parts,
         )
@@ -92,7 +118,7 @@ class MLP:
         parts: list[list[lockstep.Live]] = [[]]
         size, data = 0, None
         for live in lives:
-            own = sum(map(self._held, live.mask.values()))
+            own = sum(self._held(m, live.training.task.batch_size) for m in live.mask.values())
             before, data = data, batch_key(live.training)
             full = len(parts[-1]) == self.cohort or size + own > CACHED
             if parts[-1] and (full or data != before):
@@ -102,10 +128,30 @@ class MLP:
             size += own
         return parts
 
-    def _held(self, kept: Tensor) -> int:
+    def _held(self, kept: Tensor, batch: int) -> int:
         """About how many values of a parameter its network holds."""
-        survivors = int(kept.sum())
-        return survivors if survivors <= self.sparse_below * kept.numel() else kept.numel()
+        survivors, whole = int(kept.sum()), kept.numel()
+        sparse = kept.ndim == 2 and survivors <= self.below(kept.shape, batch) * whole
+        return survivors if sparse else whole
+
+
+def check_sparse_below(given: float | str | BreakEvens) -> None:
+    """ValueError for what is neither a density nor ``measured``."""
+    if given == MEASURED or isinstance(given, BreakEvens):
+        return
+    if not (isinstance(given, int | float) and 0 <= given <= 1):
+        allowed = f"0 to 1 (a density) or {MEASURED}"
+        raise ValueError(f"sparse_below: got {given}, allowed: {allowed}")
+
+
+def _plain(given: float | str | BreakEvens) -> Json:
+    return dict(given.densities) if isinstance(given, BreakEvens) else given
+
+
+def _sizes(training: Training) -> list[tuple[int, int, int]]:
+    """Rows, columns and batch of each layer that may get sparse."""
+    shapes = {(m.shape[0], m.shape[1]) for m in training.mask.values() if m.ndim == 2}
+    return [(rows, columns, training.task.batch_size) for rows, columns in sorted(shapes)]
 
 
 def _in_common(training: Training) -> Json:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ CPU = torch.device("cpu")
 CACHED = 64 * 2**20
 """Bytes of a split up to which it is gathered once for all evaluations of a cohort."""
 
+Below: TypeAlias = Callable[[Sequence[int]], float]
+"""The density at or below which a layer of a shape goes through sparse products."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -37,12 +40,14 @@ class Layer:
     columns: Tensor
     rows: Tensor
 
-    def block(self, sparse_below: float) -> Block:
-        """What is computed of it: by sparse products where at most so much of that is kept."""
+    def block(self, below: Below) -> Block:
+        """What is computed of it, and how."""
         kept = self.kept[self.rows][:, self.columns]
         density = float(kept.float().mean()) if kept.numel() else 1.0
         bias = None if self.bias_kept is None else self.bias_kept[self.rows]
-        return Block(kept, bias, self.columns, sparse=density < 1 and density <= sparse_below)
+        return Block(
+            kept, bias, self.columns, sparse=density < 1 and density <= below(self.kept.shape)
+        )
 
     def parts(
         self, block: Block, weights: slice, biases: slice | None, plan: Plan
@@ -72,12 +77,12 @@ def _part(kept: Tensor, held: Tensor, place: slice, plan: Plan) -> Part:
 class Perceptrons:
     """A cohort of perceptrons that see the same batches, step by step (``Together``)."""
 
-    def __init__(self, lives: Sequence[Live], sparse_below: float) -> None:
+    def __init__(self, lives: Sequence[Live], below: Below) -> None:
         self._lives = lives
         networks = [_layers(live) for live in lives]
         plan, places, blocks, rows = Plan(), [], [], []
         for layers in zip(*networks, strict=True):
-            own = [layer.block(sparse_below) for layer in layers]
+            own = [layer.block(below) for layer in layers]
             blocks.append(own)
             rows.append(Rows([len(b.kept) for b in own]))
             places.append(place(own, rows[-1], plan))

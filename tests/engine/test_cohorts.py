@@ -339,7 +339,9 @@ def test_options_out_of_range_are_refused() -> None:
     for engine in (Stacked, Graph):
         with pytest.raises(ValueError, match="cohort: got 0, allowed: 1 or more"):
             engine(cohort=0)
-    with pytest.raises(ValueError, match="sparse_below: got 2, allowed: 0 to 1"):
+    with pytest.raises(
+        ValueError, match=r"sparse_below: got 2, allowed: 0 to 1 \(a density\) or measured"
+    ):
         MLP(sparse_below=2)
     with pytest.raises(ValueError, match="cohort: got 0, allowed: 1 or more"):
         MLP(cohort=0)

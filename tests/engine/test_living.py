@@ -162,7 +162,7 @@ def test_what_leads_nowhere_still_decays(tiny_task: Callable[..., Any]) -> None:
 def test_what_is_dead_is_not_computed(sparse_below: float, tiny_task: Callable[..., Any]) -> None:
     training = ticket(tiny_task, "units", MOVING, density=1.0)
     live = Live(training, None, [], torch.device("cpu"))
-    first, second, third = Perceptrons([live], sparse_below).stages
+    first, second, third = Perceptrons([live], lambda shape: sparse_below).stages
     # Of 20 units 6 have no outputs, 3 are constants (if their biases are kept); of 12, 6 are dead.
     constants = int(training.mask["1.bias"][6:9].sum())
     assert first.blocks[0].kept.shape == (11 + constants, 35)
@@ -178,7 +178,7 @@ def test_a_mask_of_whole_units_is_a_smaller_dense_network(tiny_task: Callable[..
     names = [n for n in training.mask if n != "1.bias"]
     training = training.replace(mask={**dict(zip(names, kept, strict=True)), "1.bias": rows})
     live = Live(training, None, [], torch.device("cpu"))
-    stages = Perceptrons([live], 1.0).stages
+    stages = Perceptrons([live], lambda shape: 1.0).stages
     assert [tuple(s.blocks[0].kept.shape) for s in stages] == [(13, 36), (6, 13), (3, 6)]
     assert not any(s.blocks[0].sparse for s in stages)
 
