@@ -107,6 +107,7 @@ class Perceptrons:
         self._batches = Batches(training, CPU)
         self._classes = torch.arange(training.task.num_classes).unsqueeze(1)
         self._dz = torch.zeros(0, 0)
+        self._rows = torch.arange(training.task.batch_size)
         # By the id of a split, which is held so that no other gets it.
         self._gathered: dict[int, tuple[Split, list[tuple[Look, Tensor]]]] = {}
         self._evaluated: dict[int, tuple[Split, list[tuple[Tensor, Tensor]]]] = {}
@@ -187,7 +188,7 @@ class Perceptrons:
         if self._dz.shape != outputs.shape:
             self._dz = torch.zeros_like(outputs)
         logs = _by_network(outputs, len(self._lives))[:, :classes].log_softmax(1)
-        losses = -logs[:, y, torch.arange(size)].mean(1) * (1 - smoothing)
+        losses = -logs[:, y, self._rows].mean(1) * (1 - smoothing)
         target = (self._classes == y).float()
         if smoothing:
             losses -= logs.mean((1, 2)) * smoothing

@@ -175,9 +175,13 @@ class Stage:
     ) -> None:
         self.blocks, self.source, self.rows, self._places = blocks, source, rows, places
         self._values, self._gradient = vector.values.data, vector.gradient
-        self._runs = [(run, rows.span(run), self._products(run)) for run in runs(blocks)]
+        self._runs = runs(blocks)
+        self._spans = [rows.span(run) for run in self._runs]
+        self._below = [source.span(run) for run in self._runs] if isinstance(source, Rows) else []
+        self._products = [self._of(run) for run in self._runs]
         self._alone: dict[int, Products] = {}
         self._out, self._down = torch.zeros(0, 0), torch.zeros(0, 0)
+        self._cut: dict[int, tuple[Tensor, list[Tensor]]] = {}
         if places.biases is not None:
             self._bias = self._values[places.biases].unsqueeze(1)
             self._bias_gradient = self._gradient[places.biases]
@@ -186,7 +190,7 @@ class Stage:
                 kept[part] = 0.0 if block.bias is None else block.bias.float()
             self._bias_kept = None if bool(kept.all()) else kept
 
-    def _products(self, run: Run) -> Products:
+    def _of(self, run: Run) -> Products:
         places = [self._places.weights[i] for i in run.members]
         place = slice(places[0].start, places[-1].stop)
         kept = [self.blocks[i].kept for i in run.members]
@@ -209,17 +213,20 @@ class Stage:
         """``W x + b`` (height, B), which holds until the next call, and what was read for it."""
         if self._out.shape[1] != batch:
             self._out = torch.zeros(self.rows.height, batch)
-        inputs = [self.source.read(activations, run) for run, _, _ in self._runs]
-        for (_, span, products), x in zip(self._runs, inputs, strict=True):
-            products.forward(x, out=self._out[span])
+        inputs = self._read(activations)
+        outs = self._parts(self._out, self._spans)
+        for products, x, out in zip(self._products, inputs, outs, strict=True):
+            products.forward(x, out=out)
         if self._places.biases is not None:
             self._out.add_(self._bias)
         return self._out, inputs
 
     def backward(self, dz: Tensor, inputs: Sequence[Tensor]) -> None:
         """The gradients of weights and biases, into the vector."""
-        for (_, span, products), x in zip(self._runs, inputs, strict=True):
-            products.backward(dz[span], x)
+        for products, x, own in zip(
+            self._products, inputs, self._parts(dz, self._spans), strict=True
+        ):
+            products.backward(own, x)
         if self._places.biases is not None:
             torch.sum(dz, 1, out=self._bias_gradient)
             if self._bias_kept is not None:
@@ -231,9 +238,21 @@ class Stage:
         assert isinstance(below, Rows)
         if self._down.shape[1] != dz.shape[1]:
             self._down = torch.zeros(below.height, dz.shape[1])
-        for run, span, products in self._runs:
-            products.input_gradient(dz[span], out=self._down[below.span(run)])
+        own, down = self._parts(dz, self._spans), self._read(self._down)
+        for products, part, out in zip(self._products, own, down, strict=True):
+            products.input_gradient(part, out=out)
         return self._down
+
+    def _read(self, activations: Any) -> list[Tensor]:
+        if isinstance(self.source, Rows):
+            return self._parts(activations, self._below)
+        return [self.source.read(activations, run) for run in self._runs]
+
+    def _parts(self, whole: Tensor, spans: Sequence[slice]) -> list[Tensor]:
+        """Rows of one of the few tensors that every update uses: cutting them takes time."""
+        if id(whole) not in self._cut:
+            self._cut[id(whole)] = whole, [whole[span] for span in spans]
+        return self._cut[id(whole)][1]
 
     def gradients(self, index: int) -> list[Tensor]:
         """A network's parts of the gradient."""
@@ -257,7 +276,7 @@ class Stage:
     def _one(self, run: Run) -> Products:
         (index,) = run.members
         if not run.sparse:
-            return next(products for other, _, products in self._runs if other == run)
+            return self._products[self._runs.index(run)]
         block, place = self.blocks[index], self._places.weights[index]
         height, width = block.kept.shape
         columns = [torch.arange(width)]
