@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -39,7 +38,7 @@ from lth.store.stored import Stored
 from lth.store.thin import thin
 from lth.stream import generator
 from lth.training import Training, build_model
-from lth.tuned import tuned
+from lth.tuned import tuned_run
 
 
 class FailedError(Exception):
@@ -81,7 +80,7 @@ def _conduct(run: Run, experiment: str | None, *, report: bool, sweep: str | Non
     folder = RunFolder(store.root, run.run_id)
     with ExitStack() as at_work:
         try:
-            run = _tuned(run, search)
+            run = tuned_run(run, search)
             ahead = plan(run, search, folder, store)
             at_work.enter_context(folder.at_work())
             _begin(run, search, folder, raw.digest, experiment, sweep)
@@ -152,13 +151,6 @@ def _work(
     finally:
         for sink in sinks:
             sink.close(status, found)
-
-
-def _tuned(run: Run, search: Search) -> Run:
-    """The run with what its engine measures once."""
-    dense = search.dense(search.seeds[0])
-    engine = tuned(run.engine, dense, run.runtime, run.store.root)
-    return replace(run, components={**run.components, "engine": engine})
 
 
 def _check_engine(run: Run, search: Search) -> None:

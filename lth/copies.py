@@ -16,6 +16,7 @@ from lth.search import Search
 from lth.store.run_folder import RunFolder
 from lth.store.stored import Stored
 from lth.training import Training
+from lth.tuned import tuned_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,8 @@ def reopen(folder: RunFolder, **changes: Any) -> tuple[Run, Search]:
     config |= {"seeds": seeds, "baseline": {}, "event": {}, "workers": 1, **changes}
     config["store"] = {**config["store"], "root": str(folder.store_root)}
     run = build(config)
-    return run, prepare(run, read_data(run))
+    search = prepare(run, read_data(run))
+    return tuned_run(run, search), search
 
 
 def rows(search: Search, workshop: Workshop, levels: Sequence[int]) -> list[Row]:

@@ -42,16 +42,15 @@ def _work(config: Mapping[str, Any]) -> None:
     from lth.complete import Workshop
     from lth.event.checkpoint import Interval
     from lth.prepare import prepare, read_data
-    from lth.tuned import tuned
+    from lth.tuned import tuned_run
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         run = build(config)
         search = prepare(run, read_data(run))
-        dense = search.dense(search.seeds[0])
         workshop = Workshop(
             store=run.store,
-            engine=tuned(run.engine, dense, run.runtime, run.store.root),
+            engine=tuned_run(run, search).engine,
             runtime=run.runtime,
             checkpoint=Interval.parse(run.root.checkpoint_every),
             say=lambda text: None,

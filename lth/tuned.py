@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from lth.build import Run
 from lth.engine.break_even import break_even, name
 from lth.protocol import Engine
 from lth.runtime import Runtime
+from lth.search import Search
 from lth.spec import canonical
 from lth.store.files import locked, write_atomically
 from lth.store.stored import DamagedError, seal, unseal
 from lth.training import Training
 
 FILE = "break_even.json"
+
+
+def tuned_run(run: Run, search: Search) -> Run:
+    """A run whose engine has its measurements, for whoever trains what the run needs."""
+    dense = search.dense(search.seeds[0])
+    engine = tuned(run.engine, dense, run.runtime, run.store.root)
+    return replace(run, components={**run.components, "engine": engine})
 
 
 def tuned(engine: Engine, training: Training, runtime: Runtime, root: Path) -> Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -155,9 +156,9 @@ def _sizes(training: Training) -> list[tuple[int, int, int]]:
 
 
 def _in_common(training: Training) -> Json:
-    """The depth, and what the loss is."""
-    layers = [n for n in training.start.weights if n.rpartition(".")[2] == "weight"]
-    return [len(layers), training.label_smoothing]
+    """The depth, how many outputs there are, and what the loss is."""
+    layers = [w for n, w in training.start.weights.items() if n.rpartition(".")[2] == "weight"]
+    return [len(layers), len(layers[-1]), training.label_smoothing]
 
 
 def refusal(training: Training, runtime: Runtime) -> str | None:
@@ -184,15 +185,31 @@ def _other_network(
     """The name of a network that is no perceptron, else None. Asked often, built once."""
     with torch.random.fork_rng(devices=[]):
         module = model(input_shape=input_shape, num_classes=num_classes)
-    return type(module).__name__ if linears(module) is None else None
+    found = linears(module)
+    if found is not None:
+        given = [math.prod(input_shape), *(layer.out_features for _, layer in found[:-1])]
+        if given == [layer.in_features for _, layer in found]:
+            return None  # else something between reshapes
+    return type(module).__name__
 
 
 def linears(module: nn.Module) -> list[tuple[str, nn.Linear]] | None:
-    """The Linear layers of a Linear-ReLU-...-Linear network in their order, else None."""
-    leaves = [(n, m) for n, m in module.named_modules() if not list(m.children())]
+    """The Linear layers of a Linear-ReLU-...-Linear network in their order, else None.
+
+    None too where a module is used twice, has hooks or buffers, or holds parameters that
+    are not trained.
+    """
+    every = list(module.named_modules(remove_duplicate=False))
+    leaves = [(n, m) for n, m in every if not list(m.children())]
     body = [(n, m) for n, m in leaves if not isinstance(m, nn.Flatten | nn.Identity)]
     kinds = [type(m) for _, m in body]
     if not body or kinds != [nn.Linear, nn.ReLU] * (len(body) // 2) + [nn.Linear]:
+        return None
+    if len({id(m) for _, m in body}) < len(body) or next(module.buffers(), None) is not None:
+        return None
+    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for _, m in every):
+        return None
+    if not all(p.requires_grad for p in module.parameters()):
         return None
     inner = [m for m in module.modules() if list(m.children())]
     if any(getattr(type(m), "forward", None) is not nn.Sequential.forward for m in inner):

@@ -105,7 +105,7 @@ class Perceptrons:
         self._base_rate = base_rate(training.optimizer)
         self._load_slots([live.start for live in lives])
         self._batches = Batches(training, CPU)
-        self._classes = torch.arange(training.task.num_classes).unsqueeze(1)
+        self._classes = torch.arange(len(networks[0][-1].kept)).unsqueeze(1)  # all outputs
         self._dz = torch.zeros(0, 0)
         self._rows = torch.arange(training.task.batch_size)
         # By the id of a split, which is held so that no other gets it.
@@ -217,7 +217,8 @@ class Perceptrons:
             if id(split) not in self._evaluated:
                 results = self._evaluate(split, range(len(self._lives)))
                 self._evaluated[id(split)] = split, results
-            return self._evaluated[id(split)][1][index]
+            losses, classes = self._evaluated[id(split)][1][index]
+            return losses.clone(), classes.clone()
         now = self.state(index, optimizer=False)
         self._load(index, state)
         (result,) = self._evaluate(split, [index])
@@ -233,7 +234,7 @@ class Perceptrons:
                 for stage in self.stages[1:]:
                     z = stage.alone(index, z.relu_())
                 logs = torch.log_softmax(z, 0)
-                own.append((-logs[y, rows], logs.argmax(0)))
+                own.append((-logs[y, rows], z.argmax(0)))  # rounding may make logs equal
         whole = [[torch.cat(part) for part in zip(*own, strict=True)] for own in found]
         return [(losses, classes) for losses, classes in whole]
 

@@ -257,7 +257,7 @@ class Stage:
     def gradients(self, index: int) -> list[Tensor]:
         """A network's parts of the gradient."""
         found = [self._gradient[self._places.weights[index]]]
-        if self._places.biases is not None:
+        if self.blocks[index].bias is not None:  # others of the cohort may have biases all the same
             found.append(self._bias_gradient[self.rows.parts[index]])
         return found
 

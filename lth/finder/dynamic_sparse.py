@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lth.history import History
-from lth.mask import keep_top
+from lth.mask import apply_state, keep_top
 from lth.option import one_of
 from lth.protocol import Allocate, Allocation, Change, Moment, Record
 from lth.step import Step, positive_step
@@ -124,7 +124,8 @@ class DropGrow:
 
     def __call__(self, moment: Moment, record: Record) -> Change:
         rate = self.rate(moment.training, moment.step)
-        state = moment.state(optimizer=True)
+        # Some optimizers keep something where nothing is: what grows must not find it.
+        state = apply_state(moment.state(optimizer=True), moment.mask)
         gradient = moment.gradient() if self.growth == "gradient" else {}
         mask, rows = dict(moment.mask), []
         for name in (n for n in mask if n not in self.fixed):

@@ -14,8 +14,10 @@ from analysis import connect
 from analysis.evidence import evidence
 from analysis.figure import Subject
 from analysis.plot import instability
+from lth.copies import reopen
 from lth.store.files import FileStore
 from lth.store.run_folder import RunFolder
+from lth.tuned import FILE
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +171,18 @@ def test_faults(arguments: list[str], fault: str, small_run: Any, capsys: Any) -
     assert connect.main([str(small_run.path), *arguments]) == 2
     assert fault in capsys.readouterr().err
     assert not Path(small_run.report / "connect.csv").exists()
+
+
+def test_what_an_engine_measures_is_measured_for_copies_too(
+    small_run: RunFolder, tmp_path: Path
+) -> None:
+    root = tmp_path / "results"
+    shutil.copytree(small_run.store_root, root, symlinks=True)
+    asked = {"engine": {"_target_": "lth.engine.mlp.MLP", "sparse_below": "measured"}}
+    found = []
+    for _ in range(2):
+        run, search = reopen(RunFolder(root, small_run.run_id), **asked)
+        told = run.engine.numerics(run.runtime, search.dense(search.seeds[0]))
+        found.append(told["sparse_below"])
+    assert found[0] == found[1] and len(found[0]) > 1
+    assert (root / FILE).exists()

@@ -256,6 +256,27 @@ def test_masks_may_move_and_others_go_on(engine: Any, perceptron: Make) -> None:
     assert not all(torch.equal(own[0].mask[n], moving.mask[n]) for n in moving.mask)
 
 
+@pytest.mark.parametrize("name", ["Adagrad", "Rprop", "Adamax"])
+def test_what_grows_starts_with_empty_slots(name: str, engine: Any, perceptron: Make) -> None:
+    """Where an optimizer's slots start above 0, or a resumed training would grow others."""
+    if isinstance(engine, Graph) and name not in CAPTURABLE:
+        return
+    options = {"initial_accumulator_value": 0.1} if name == "Adagrad" else {}
+    event = DropGrow(growth="random", every=Step(iterations=10), fraction=0.3, until=0.75)
+    optimizer = functools.partial(getattr(torch.optim, name), lr=1e-2, **options)
+    training = perceptron(density=0.5, events=(event,), optimizer=optimizer, last_step=15)
+    saved: list[Resume] = []
+    checkpoint = Checkpoint(
+        interval=Interval(step=Step(iterations=4)),
+        save=lambda t, resume: saved.append(copy.deepcopy(resume)),
+    )
+    (whole,) = run(engine, training, events=[Evaluate(), checkpoint])
+    again = run(engine, training, events=[Evaluate()], resume=saved[0])[0]
+    assert saved[0].state.step == 4
+    for weight, value in whole.end.weights.items():
+        assert torch.equal(value, again.end.weights[weight])
+
+
 def test_one_may_stop_or_diverge_and_the_others_go_on(engine: Any, perceptron: Make) -> None:
     wild = perceptron(seed=2, optimizer=functools.partial(torch.optim.SGD, lr=0.1))
     start = wild.start
@@ -288,6 +309,71 @@ def test_other_networks_devices_and_precisions_are_refused(perceptron: Make) -> 
     assert linears(nn.Sequential(nn.Linear(3, 2))) is not None
     dropout = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 2))
     assert linears(dropout) is None
+
+
+def block() -> list[nn.Module]:
+    return [nn.Flatten(), nn.Linear(36, 36), nn.ReLU(), nn.Linear(36, 3)]
+
+
+def twice() -> nn.Sequential:
+    shared = nn.Sequential(nn.Linear(36, 36), nn.ReLU())
+    return nn.Sequential(nn.Flatten(), shared, shared, nn.Linear(36, 3))
+
+
+def hooked() -> nn.Sequential:
+    module = nn.Sequential(*block())
+    module[1].register_forward_hook(lambda module, inputs, output: -output)
+    return module
+
+
+def frozen() -> nn.Sequential:
+    module = nn.Sequential(*block())
+    module[1].requires_grad_(False)
+    return module
+
+
+def buffered() -> nn.Sequential:
+    module = nn.Sequential(*block())
+    module.register_buffer("note", torch.zeros(1))
+    return module
+
+
+def reshaped() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
+
+
+@pytest.mark.parametrize("make", [twice, hooked, frozen, buffered, reshaped])
+def test_what_only_looks_like_a_perceptron_is_refused(
+    make: Callable[[], nn.Module], perceptron: Make
+) -> None:
+    odd = perceptron().replace(model=lambda **_: make())
+    assert "Linear-ReLU networks, not Sequential" in (refusal(odd, CPU) or "")
+
+
+class Wide(nn.Sequential):
+    """Five outputs for three classes."""
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 5))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_outputs_that_are_no_class_count_too(
+    smoothing: float, engine: Any, tiny_task: Callable[..., Any], perceptron: Make
+) -> None:
+    rate = LearningRate(shape=MultiStep(milestones=(), gamma=0.5), total=20)
+    training = dense(
+        task=tiny_task(),
+        model=Wide,
+        init=GlorotNormal(),
+        optimizer=functools.partial(torch.optim.SGD, lr=0.1),
+        learning_rate=rate,
+        seed=0,
+        eval_every=10,
+        label_smoothing=smoothing,
+    )
+    (own,) = run(engine, training, events=[Evaluate()])
+    near(own, run(Loop(), training, events=[Evaluate()])[0])
 
 
 class Noisy(nn.Sequential):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ from lth.init.glorot_normal import GlorotNormal
 from lth.lr.constant import Constant
 from lth.protocol import Result
 from lth.runtime import Runtime
-from lth.training import LearningRate, Training, dense
+from lth.training import LearningRate, Training, dense, streams
 
 CPU = Runtime(device="cpu")
 
@@ -193,3 +194,68 @@ def test_company_changes_no_bit(sparse_below: float, tiny_task: Callable[..., An
         for name, weight in alone.end.weights.items():
             assert torch.equal(weight, shared.end.weights[name])
         assert str(alone.record.metrics) == str(shared.record.metrics)
+
+
+class Unbiased(nn.Sequential):
+    """As deep, without any bias."""
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(36, 17, bias=False),
+            nn.ReLU(),
+            nn.Linear(17, 9, bias=False),
+            nn.ReLU(),
+            nn.Linear(9, 3, bias=False),
+        )
+
+
+def unbiased(tiny_task: Any, seed: int) -> Training:
+    return dense(
+        task=tiny_task(seed=0),
+        model=Unbiased,
+        init=GlorotNormal(),
+        optimizer=MOVING,
+        learning_rate=LearningRate(shape=Constant(), total=30),
+        seed=seed,
+        eval_every=10,
+        streams=streams(0),
+    )
+
+
+def test_clipping_asks_for_a_networks_own_gradients_only(tiny_task: Callable[..., Any]) -> None:
+    """Norms of biases that only others have would be added, and other sums round otherwise."""
+    other = ticket(tiny_task, "units", MOVING)
+    lives = [Live(t, None, [], torch.device("cpu")) for t in (other, unbiased(tiny_task, 1))]
+    stages = Perceptrons(lives, lambda shape: 0.3).stages
+    assert [len(s.gradients(1)) for s in stages] == [1, 1, 1]
+    cohort = [other, *(unbiased(tiny_task, seed) for seed in range(1, 6))]
+    cohort = [t.replace(grad_clip=0.3) for t in cohort]
+    for training, shared in zip(cohort, run(MLP(), *cohort), strict=True):
+        (alone,) = run(MLP(), training)
+        for name, weight in alone.end.weights.items():
+            assert torch.equal(weight, shared.end.weights[name])
+
+
+def test_evaluations_are_the_callers_own(tiny_task: Callable[..., Any]) -> None:
+    training = ticket(tiny_task, "units", MOVING)
+    live = Live(training, None, [], torch.device("cpu"))
+    cohort = Perceptrons([live], lambda shape: 0.3)
+    split = training.task.test
+    losses, classes = cohort.evaluate(0, split, None)
+    wanted = losses.clone(), classes.clone()
+    losses.zero_(), classes.zero_()
+    again = cohort.evaluate(0, split, None)
+    assert torch.equal(again[0], wanted[0]) and torch.equal(again[1], wanted[1])
+
+
+def test_the_class_is_that_of_the_highest_output(tiny_task: Callable[..., Any]) -> None:
+    """Also where log-softmax rounds the outputs to one value."""
+    training = ticket(tiny_task, "inputs", MOVING, density=1.0)
+    last = list(training.start.weights)[-2:]
+    weights = {n: w * 1e-9 if n in last else w for n, w in training.start.weights.items()}
+    start = dataclasses.replace(training.start, weights=weights)
+    live = Live(training.replace(start=start), None, [], torch.device("cpu"))
+    cohort = Perceptrons([live], lambda shape: 0.3)
+    split = training.task.train
+    assert torch.equal(cohort.evaluate(0, split, None)[1], live.network.evaluate(split)[1])
