@@ -43,7 +43,7 @@ class Layer:
     def block(self, below: Below) -> Block:
         """What is computed of it, and how."""
         kept = self.kept[self.rows][:, self.columns]
-        density = float(kept.float().mean()) if kept.numel() else 1.0
+        density = int(kept.sum()) / kept.numel() if kept.numel() else 1.0
         bias = None if self.bias_kept is None else self.bias_kept[self.rows]
         return Block(
             kept, bias, self.columns, sparse=density < 1 and density <= below(self.kept.shape)

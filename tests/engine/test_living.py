@@ -259,3 +259,15 @@ def test_the_class_is_that_of_the_highest_output(tiny_task: Callable[..., Any]) 
     cohort = Perceptrons([live], lambda shape: 0.3)
     split = training.task.train
     assert torch.equal(cohort.evaluate(0, split, None)[1], live.network.evaluate(split)[1])
+
+
+def test_a_density_of_exactly_the_threshold_is_sparse(tiny_task: Callable[..., Any]) -> None:
+    training = ticket(tiny_task, "inputs", MOVING, density=1.0)
+    kept = {n: torch.ones_like(m) for n, m in training.mask.items()}
+    kept["1.weight"].view(-1)[216:] = False  # 216 of 720 are left: 0.3
+    kept["1.weight"] = kept["1.weight"].view(-1)[torch.arange(720) * 7 % 720].view(20, 36)
+    live = Live(training.replace(mask=kept), None, [], torch.device("cpu"))
+    first, *others = Perceptrons([live], lambda shape: 0.3).stages
+    assert first.blocks[0].sparse and not any(s.blocks[0].sparse for s in others)
+    first, *others = Perceptrons([live], lambda shape: 0.2999).stages
+    assert not first.blocks[0].sparse
