@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from lth import brought, distillation, protocol
 from lth.config import (
     GROUPS,
+    MANY,
     OPTIONAL_GROUPS,
     ConfigError,
     DistillationOptions,
@@ -42,9 +43,6 @@ from lth.spec import Json, spec
 from lth.step import Step
 from lth.training import PRECISIONS
 from lth.transfer import Source
-
-MANY = ("baseline", "event", "sink")
-"""Groups of which any number may be selected; each YAML holds its own name as a key."""
 
 RUNTIME: Mapping[str, tuple[str, ...]] = {
     "model": ("input_shape", "num_classes"),

@@ -29,6 +29,9 @@ GROUPS = (
 )
 """The config groups: folders of conf/ and of the package."""
 
+MANY = ("baseline", "event", "sink")
+"""Groups of which any number may be selected; each YAML holds its own name as a key."""
+
 SEMANTIC_GROUPS = GROUPS[:9]
 """Groups that enter the run_id; controls, engine, probes, store and sinks do not."""
 

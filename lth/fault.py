@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lth.config import RunConfig
+from lth.config import GROUPS, MANY, RunConfig
 from lth.paths import conf_dir
 
 
@@ -24,10 +25,35 @@ def explain(error: BaseException, overrides: Sequence[str]) -> list[str]:
     if ambiguous:
         key, _, value = max(ambiguous, key=len).partition("=")
         return [f"{key}: got {value!r}, allowed: one value (several make a sweep: -m)"]
+    if "Config group override" in str(error):
+        return misnamed([o for o in overrides if "=" in o and o[0] != "-"])
     for cause in _causes(error):
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return [_key_fault(cause, overrides)]
     return [f"configuration: {_first(error)}"]
+
+
+def misnamed(overrides: Sequence[str]) -> list[str]:
+    """Groups that are given anything but a name, or several where they take one.
+
+    Of several Hydra would take the last, with options of those before it.
+    """
+    faults = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        group = override.key_or_group
+        if group not in (*GROUPS, "experiments") or override.is_delete():
+            continue
+        if override.is_sweep_override():
+            continue
+        value = override.value()
+        several = isinstance(value, list) and group not in (*MANY, "experiments")
+        if several or value is None or isinstance(value, int | float):
+            names = ", ".join(sorted(file.stem for file in (conf_dir() / group).glob("*.yaml")))
+            allowed = f"a list of {names}" if group in MANY else names
+            why = " (one; several make a sweep: -m)" if several else ""
+            given = override.get_value_string()
+            faults.append(f"{group}: got {given}, allowed: {allowed}{why}")
+    return faults
 
 
 def _missing(error: MissingConfigException) -> str:

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lth.cell import record, slug
 from lth.config import GROUPS, ConfigError, RunConfig
-from lth.fault import explain
+from lth.fault import explain, misnamed
 from lth.paths import conf_dir
 
 DONE, FAILED, AT_FAULT, INTERRUPTED = 0, 1, 2, 130
@@ -51,6 +51,8 @@ def task(config: DictConfig) -> int:
     if sweep:
         print(f"cell {' '.join(overrides)}", flush=True)
     try:
+        if faults := misnamed(overrides):
+            raise ConfigError(faults)
         experiment = settings.runtime.choices.get("experiments")
         run_id = execute(
             config,

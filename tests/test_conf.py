@@ -21,8 +21,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
-from lth.build import MANY, RUNTIME, build
-from lth.config import GROUPS, SEMANTIC_KEYS, ConfigError, RunConfig
+from lth.build import RUNTIME, build
+from lth.config import GROUPS, MANY, SEMANTIC_KEYS, ConfigError, RunConfig
 from lth.paths import conf_dir
 from lth.run import register
 

@@ -185,7 +185,17 @@ FAULTS = [
     ("verdict_against=reinit", "verdict_against: got 'reinit', allowed: random_reinit, shuffled"),
     ("model.input_shape=[1]", "model.input_shape: got [1], allowed: nothing (the run sets it)"),
     ("levels=-1 num_threads=0", "num_threads: got 0, allowed: 1 or more"),
-    ("experiments=null", "Config group override must be a string or a list"),
+    ("experiments=null", "experiments: got null, allowed: conv_2_cifar10"),
+    ("engine=null", "engine: got null, allowed: auto, ddp, graph, loop, mlp, stacked"),
+    ("model=3", "model: got 3, allowed: conv_2"),
+    ("--cfg job model=3", "model: got 3, allowed: conv_2"),
+    ("baseline=null", "baseline: got null, allowed: a list of constant_sign, corrupted_task"),
+    (
+        "engine=[mlp,loop]",
+        "engine: got [mlp,loop], allowed: auto, ddp, graph, loop, mlp, stacked "
+        "(one; several make a sweep: -m)",
+    ),
+    ("criterion=[magnitude,random]", "criterion: got [magnitude,random], allowed: fisher, grasp"),
     ("levels=1 levels=abc", "levels: got 'abc', allowed: a whole number"),
     ("levels=1 levels=1,2", "levels: got '1,2', allowed: one value (several make a sweep: -m)"),
     ("seeds=[a]", "seeds[0]: got [a], allowed: a whole number"),
