@@ -243,6 +243,9 @@ class Workshop:
             # Where it began is known without training.
             start = replace(training.start, step=first, optimizer=None)
             return self.store.amend(old, {str(first): start})
+        repeating = getattr(self.engine, "repeating", lambda numerics: self.engine)
+        if (engine := repeating(old.done["numerics"])) != self.engine:
+            return replace(self, engine=engine)._replay(training, old, watch)
         numerics = self.engine.numerics(self.runtime, training)
         differing = [
             f"{k} {old.done['numerics'].get(k)} then, {v} now"

@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from lth.complete import ReplayError, Watch, Workshop, shares
+from lth.engine.auto import Auto
+from lth.engine.break_even import BreakEvens
+from lth.engine.mlp import MLP
 from lth.event.checkpoint import Interval
 from lth.event.gradient_norm import GradientNorm
+from lth.model.lenet_300_100 import LeNet300100
 from lth.protocol import Moment, Record
 from lth.runtime import Runtime
 from lth.store.files import FileStore
@@ -145,6 +149,24 @@ def test_a_replay_under_other_numerics_is_refused(make_search: Any, make_worksho
         two.complete([dense], Watch(keep=frozenset({3})))
     # What needs no replay is fine.
     assert two.complete([dense])
+
+
+@pytest.mark.parametrize("now", [0.0, "measured"])
+@pytest.mark.parametrize("kind", [MLP, Auto])
+def test_a_replay_repeats_the_break_evens_of_then(
+    kind: Any, now: Any, make_search: Any, make_workshop: Any
+) -> None:
+    dense, store = make_search(model=LeNet300100).dense(0), MemoryStore()
+    draw = torch.Generator().manual_seed(0)
+    mask = {n: torch.rand(m.shape, generator=draw) < 0.3 for n, m in dense.mask.items()}
+    ticket, size = dense.replace(mask=mask), dense.task.batch_size
+    shapes = [m.shape for m in mask.values()]
+    then = BreakEvens({f"{rows}x{columns}, batch {size}": 1.0 for rows, columns in shapes})
+    watch = Watch(keep=frozenset({3}))
+    make_workshop(store=store, engine=kind(sparse_below=then)).complete([ticket])
+    (later,) = make_workshop(store=store, engine=kind(sparse_below=now)).complete([ticket], watch)
+    (at_once,) = make_workshop(engine=kind(sparse_below=then)).complete([ticket], watch)
+    assert lasting(later) == lasting(at_once)
 
 
 def test_damage_is_named_and_repaired(tmp_path: Any, make_search: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -39,6 +39,10 @@ class Auto:
             return self
         mlp = self._mlp().tuned(training, runtime, recall)
         return replace(self, sparse_below=mlp.sparse_below)
+
+    def repeating(self, numerics: Mapping[str, Any]) -> Auto:
+        """See ``MLP.repeating``."""
+        return replace(self, sparse_below=self._mlp().repeating(numerics).sparse_below)
 
     def choose(self, training: Training, runtime: Runtime) -> tuple[Engine, str]:
         """The engine, and why."""

@@ -61,6 +61,11 @@ class MLP:
             return self
         return replace(self, sparse_below=BreakEvens(recall(_sizes(training))))
 
+    def repeating(self, numerics: Mapping[str, Any]) -> MLP:
+        """Itself with the break-evens that a Training was computed with, by its numerics."""
+        then = numerics.get("sparse_below", self.sparse_below)
+        return replace(self, sparse_below=BreakEvens(then) if isinstance(then, Mapping) else then)
+
     def below(self, shape: Sequence[int], batch: int) -> float:
         """The density at or below which a layer goes through sparse products."""
         if isinstance(self.sparse_below, BreakEvens):
