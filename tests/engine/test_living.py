@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lth.engine.batches import batch_key
 from lth.engine.living import living
 from lth.engine.lockstep import Live
 from lth.engine.loop import Loop
@@ -74,32 +77,42 @@ def test_outputs_live_whatever_is_pruned() -> None:
 
 
 class Perceptron(nn.Sequential):
-    """36 inputs, hidden layers of 20 and 12 units, the second without a bias."""
+    """Two hidden layers, by default of 20 and 12 units, the second without a bias."""
 
-    def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int) -> None:
-        super().__init__(
-            nn.Flatten(),
-            nn.Linear(36, 20),
-            nn.ReLU(),
-            nn.Linear(20, 12, bias=False),
-            nn.ReLU(),
-            nn.Linear(12, num_classes),
-        )
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        hidden: tuple[int, int] = (20, 12),
+        biased: tuple[bool, bool, bool] = (True, False, True),
+    ) -> None:
+        sizes = [math.prod(input_shape), *hidden, num_classes]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for (before, after), bias in zip(itertools.pairwise(sizes), biased, strict=True):
+            layers += [nn.Linear(before, after, bias=bias), nn.ReLU()]
+        super().__init__(*layers[:-1])
+
+
+def network(tiny_task: Any, optimizer: Any, seed: int, **options: Any) -> Training:
+    """Nothing pruned; those of all seeds see the same batches."""
+    return dense(
+        task=tiny_task(seed=0),
+        model=functools.partial(Perceptron, **options),
+        init=GlorotNormal(),
+        optimizer=optimizer,
+        learning_rate=LearningRate(shape=Constant(), total=30),
+        seed=seed,
+        eval_every=10,
+        streams=streams(0),
+    )
 
 
 def ticket(
     tiny_task: Any, dead: str, optimizer: Any, seed: int = 0, density: float = 0.5
 ) -> Training:
     """A network with dead inputs and units in every layer, or with a layer that is gone."""
-    whole = dense(
-        task=tiny_task(seed=0),
-        model=Perceptron,
-        init=GlorotNormal(),
-        optimizer=optimizer,
-        learning_rate=LearningRate(shape=Constant(), total=30),
-        seed=seed,
-        eval_every=10,
-    )
+    whole = network(tiny_task, optimizer, seed)
     draw = torch.Generator().manual_seed(seed)
     kept = {n: torch.rand(m.shape, generator=draw) < density for n, m in whole.mask.items()}
     first, second, third = kept
@@ -189,6 +202,7 @@ def test_company_changes_no_bit(sparse_below: float, tiny_task: Callable[..., An
     engine = MLP(sparse_below=sparse_below)
     kinds = ("units", "second", "inputs", "first", "third", "units")
     cohort = [ticket(tiny_task, dead, MOVING, seed=i) for i, dead in enumerate(kinds)]
+    assert len({batch_key(t) for t in cohort}) == 1  # else each would train alone
     for training, shared in zip(cohort, run(engine, *cohort), strict=True):
         (alone,) = run(engine, training)
         for name, weight in alone.end.weights.items():
@@ -196,31 +210,8 @@ def test_company_changes_no_bit(sparse_below: float, tiny_task: Callable[..., An
         assert str(alone.record.metrics) == str(shared.record.metrics)
 
 
-class Unbiased(nn.Sequential):
-    """As deep, without any bias."""
-
-    def __init__(self, **_: Any) -> None:
-        super().__init__(
-            nn.Flatten(),
-            nn.Linear(36, 17, bias=False),
-            nn.ReLU(),
-            nn.Linear(17, 9, bias=False),
-            nn.ReLU(),
-            nn.Linear(9, 3, bias=False),
-        )
-
-
 def unbiased(tiny_task: Any, seed: int) -> Training:
-    return dense(
-        task=tiny_task(seed=0),
-        model=Unbiased,
-        init=GlorotNormal(),
-        optimizer=MOVING,
-        learning_rate=LearningRate(shape=Constant(), total=30),
-        seed=seed,
-        eval_every=10,
-        streams=streams(0),
-    )
+    return network(tiny_task, MOVING, seed, hidden=(17, 9), biased=(False, False, False))
 
 
 def test_clipping_asks_for_a_networks_own_gradients_only(tiny_task: Callable[..., Any]) -> None:
